@@ -1,0 +1,1 @@
+"""The only code of aioproc that makes system calls. Private: nothing here is an interface."""

@@ -1,0 +1,145 @@
+"""One file descriptor: owned, closed once, able to travel to a child or in a message.
+
+Source: multiprocessing/reduction.py (DupFd), unix(7) (SCM_RIGHTS), os.register_at_fork.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Iterator, MutableSequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aioproc._kernel.waiting import Line
+
+
+class _Courier(threading.local):
+    """Where the handles of the pickle being written or read in this thread go to or come from."""
+
+    outgoing: list[Handle] | None = None
+    incoming: MutableSequence[int] | None = None
+
+
+_courier = _Courier()
+
+
+@contextmanager
+def collecting() -> Iterator[list[Handle]]:
+    """While inside, handles pickled in this thread are collected instead of duplicated for a child."""
+    before, _courier.outgoing = _courier.outgoing, []
+    try:
+        yield _courier.outgoing
+    finally:
+        _courier.outgoing = before
+
+
+@contextmanager
+def handing_out(descriptors: MutableSequence[int]) -> Iterator[None]:
+    """While inside, handles unpickled in this thread take these descriptors; what is left over is closed."""
+    before, _courier.incoming = _courier.incoming, descriptors
+    try:
+        yield
+    finally:
+        _courier.incoming = before
+        for fd in descriptors:
+            if fd >= 0:
+                os.close(fd)
+
+
+class Handle:
+    """Owns one descriptor.
+
+    Args:
+        fd: The descriptor; from now on only this object closes it.
+        forks: Whether a forked child keeps its copy. False for an end that tells others of our death
+            by being closed, and for a token: those belong to this process alone.
+
+    If a peer dies: Nothing; the kernel closes its copies, not ours.
+    """
+
+    __slots__ = ("__weakref__", "_fd", "lines")
+
+    def __init__(self, fd: int, *, forks: bool = True) -> None:
+        self._fd = fd
+        self.lines: dict[object, Line] = {}  # tasks that wait for this descriptor, a line per loop and event
+        if not forks:
+            _never_in_forks.add(self)
+
+    def fileno(self) -> int:
+        """The descriptor; ValueError once it is closed."""
+        if self._fd < 0:
+            raise ValueError("it is closed in this process")
+        return self._fd
+
+    @property
+    def closed(self) -> bool:
+        return self._fd < 0
+
+    def close(self) -> None:
+        """Close the descriptor; tasks of the running loop that wait for it are woken. Twice is harmless."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            if self.lines:
+                _wake_waiters(fd)
+            os.close(fd)
+
+    def detach(self) -> int:
+        """Give the descriptor away: it is the caller's to close."""
+        fd, self._fd = self.fileno(), -1
+        return fd
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Handle {self._fd if self._fd >= 0 else 'closed'}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if _courier.outgoing is not None:
+            _courier.outgoing.append(self)
+            return _arrive, (len(_courier.outgoing) - 1,)
+        from multiprocessing import context, reduction
+
+        if context.get_spawning_popen() is None:
+            raise RuntimeError(
+                "this object travels only as an argument of a process, "
+                "or through aioproc's own queues, pipes and pools"
+            )
+        return _adopt, (reduction.DupFd(self.fileno()),)
+
+
+def _arrive(index: int) -> Handle:
+    assert _courier.incoming is not None, "unpickled outside of a message"
+    fd, _courier.incoming[index] = _courier.incoming[index], -1
+    return Handle(fd)
+
+
+def _adopt(duplicate: Any) -> Handle:
+    fd: int = duplicate.detach()
+    os.set_inheritable(fd, False)
+    return Handle(fd)
+
+
+def _wake_waiters(fd: int) -> None:
+    anyio = sys.modules.get("anyio")
+    if anyio is not None:
+        try:
+            anyio.notify_closing(fd)
+        except RuntimeError:  # no loop runs in this thread
+            pass
+
+
+_never_in_forks: weakref.WeakSet[Handle] = weakref.WeakSet()
+
+
+def _close_in_forked_child() -> None:
+    for handle in list(_never_in_forks):
+        handle.lines.clear()
+        handle.close()
+
+
+os.register_at_fork(after_in_child=_close_in_forked_child)

@@ -1,0 +1,63 @@
+"""Packets are whole, in order, and carry buffers and descriptors."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from aioproc._kernel.channel import Channel, channel
+from aioproc._kernel.handle import Handle
+from aioproc._kernel.parcel import pack
+
+
+def test_objects_arrive_equal_and_in_order() -> None:
+    """What is sent is received, small and large, and then the end."""
+    left, right = channel()
+    objects = [None, 1, "x" * 70_000, b"y" * 300_000, {"a": [1, 2]}]
+    for obj in objects:
+        left.send(pack(obj))
+    assert [right.receive() for _ in objects] == objects
+    with pytest.raises(BlockingIOError):
+        right.receive()
+    left.close()
+    with pytest.raises(EOFError):
+        right.receive()
+    with pytest.raises(BrokenPipeError):
+        right.send(pack(1))
+
+
+def test_large_arrays_arrive_writable() -> None:
+    """An array's buffer travels beside the pickle and can be changed on arrival."""
+    left, right = channel()
+    sent = np.arange(1_000_000)
+    left.send(pack({"array": sent}))
+    got = right.receive()["array"]
+    assert (got == sent).all()
+    got[0] = 7
+    assert sent[0] == 0
+
+
+def test_descriptors_travel() -> None:
+    """A handle inside an object arrives as a descriptor of its own."""
+    left, right = channel()
+    r, w = os.pipe()
+    writer = Handle(w)
+    left.send(pack(["x", writer, writer]))
+    writer.close()
+    text, first, second = right.receive()
+    assert (text, first) == ("x", second)
+    os.write(first.fileno(), b"z")
+    assert os.read(r, 1) == b"z"
+    os.close(r)
+
+
+def test_a_channel_travels_through_a_channel() -> None:
+    """A channel's end can be an item of another channel."""
+    left, right = channel()
+    inner, other = channel()
+    left.send(pack(inner))
+    received: Channel = right.receive()
+    received.send(pack("hello"))
+    assert other.receive() == "hello"

@@ -1,0 +1,163 @@
+"""Try first, then wait: in turn, cancellable, fair, and the same in a loop and in a thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from aioproc._kernel.handle import Handle
+from aioproc._kernel.waiting import BUDGET_OPERATIONS, until, until_blocking
+
+pytestmark = pytest.mark.anyio
+
+
+class Counter:
+    """An eventfd that hands out one unit per attempt."""
+
+    def __init__(self, value: int = 0) -> None:
+        self.handle = Handle(os.eventfd(value, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE))
+        self.attempts = 0
+
+    def take(self) -> int:
+        self.attempts += 1
+        return os.eventfd_read(self.handle.fileno())
+
+    def give(self, units: int = 1) -> None:
+        os.eventfd_write(self.handle.fileno(), units)
+
+
+@pytest.fixture
+def counter() -> Iterator[Counter]:
+    made = Counter()
+    yield made
+    made.handle.close()
+
+
+async def test_ready_needs_no_wait(counter: Counter) -> None:
+    """What is ready is taken with one attempt."""
+    counter.give()
+    assert await until(counter.take, counter.handle) == 1
+    assert counter.attempts == 1
+
+
+async def test_waiters_are_served_in_order_of_arrival(counter: Counter) -> None:
+    """Each unit goes to the task that has waited longest, and wakes no other."""
+    served: list[int] = []
+
+    async def one(number: int) -> None:
+        await until(counter.take, counter.handle)
+        served.append(number)
+
+    async with anyio.create_task_group() as group:
+        for number in range(50):
+            group.start_soon(one, number)
+            await anyio.wait_all_tasks_blocked()
+        before = counter.attempts
+        for _ in range(50):
+            counter.give()
+    assert served == sorted(served)
+    assert counter.attempts - before <= 2 * 50
+    assert not counter.handle.lines
+
+
+async def test_cancelled_first_waiter_hands_over_its_turn(counter: Counter) -> None:
+    """A cancelled wait takes nothing, and the next in line goes on."""
+    got: list[str] = []
+
+    async def one(name: str, scope: anyio.CancelScope) -> None:
+        with scope:
+            await until(counter.take, counter.handle)
+            got.append(name)
+
+    scopes = [anyio.CancelScope() for _ in range(3)]
+    async with anyio.create_task_group() as group:
+        for name, scope in zip("abc", scopes, strict=True):
+            group.start_soon(one, name, scope)
+            await anyio.wait_all_tasks_blocked()
+        scopes[0].cancel()
+        counter.give()
+        await anyio.wait_all_tasks_blocked()
+        assert got == ["b"]
+        counter.give()
+    assert got == ["b", "c"]
+
+
+async def test_timeout_leaves_nothing_behind(counter: Counter) -> None:
+    """A timed-out wait raises TimeoutError and the next unit is there for somebody else."""
+    with pytest.raises(TimeoutError):
+        await until(counter.take, counter.handle, timeout=0)
+    with pytest.raises(TimeoutError):
+        await until(counter.take, counter.handle, timeout=0.01)
+    counter.give()
+    assert await until(counter.take, counter.handle, timeout=0) == 1
+
+
+async def test_closing_wakes_every_waiter(counter: Counter) -> None:
+    """All tasks that wait for a handle learn that it was closed."""
+    errors: list[ValueError] = []
+
+    async def one() -> None:
+        try:
+            await until(counter.take, counter.handle)
+        except ValueError as error:
+            errors.append(error)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(one)
+        await anyio.wait_all_tasks_blocked()
+        counter.handle.close()
+    assert len(errors) == 3
+
+
+async def test_a_busy_task_yields_and_can_be_cancelled(counter: Counter) -> None:
+    """Operations that never have to wait still let others run, and are cancellation points."""
+    counter.give(10 * BUDGET_OPERATIONS)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        for _ in range(2 * BUDGET_OPERATIONS):
+            await until(counter.take, counter.handle)
+        pytest.fail("never yielded")
+    assert scope.cancelled_caught
+
+
+def test_blocking_face_waits_in_the_thread(counter: Counter) -> None:
+    """The synchronous face runs the same attempt, asleep in poll(2)."""
+    with pytest.raises(TimeoutError):
+        until_blocking(counter.take, counter.handle, timeout=0.01)
+    taken: list[int] = []
+    thread = threading.Thread(
+        target=lambda: taken.append(until_blocking(counter.take, counter.handle, timeout=10))
+    )
+    thread.start()
+    counter.give()
+    thread.join()
+    assert taken == [1]
+
+
+async def test_two_loops_wait_for_one_handle(counter: Counter) -> None:
+    """A second loop, in another thread, waits for the same handle without disturbing the first."""
+    got: list[int] = []
+
+    def elsewhere() -> None:
+        async def take() -> None:
+            got.append(await until(counter.take, counter.handle))
+
+        anyio.run(take)
+
+    thread = threading.Thread(target=elsewhere)
+    async with anyio.create_task_group() as group:
+
+        async def here() -> None:
+            got.append(await until(counter.take, counter.handle))
+
+        group.start_soon(here)
+        thread.start()
+        counter.give()
+        counter.give()
+    await anyio.to_thread.run_sync(thread.join)
+    assert got == [1, 1]

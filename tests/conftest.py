@@ -1,0 +1,131 @@
+"""Every test runs where users run: each event loop, each start method, and nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import anyio
+import psutil
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+
+BACKENDS = {
+    "asyncio": ("asyncio", {"use_uvloop": False}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+GAP_SECONDS = 0.25  # a loop held up for longer than this fails `lively`; tests that promise less say so
+
+
+@pytest.fixture(params=list(BACKENDS))
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """The event loop that an async test runs in."""
+    return BACKENDS[request.param]
+
+
+@pytest.fixture(params=["fork", "forkserver", "spawn"])
+def start_method(request: pytest.FixtureRequest) -> str:
+    """How a test's children are started."""
+    return str(request.param)
+
+
+def open_descriptors() -> dict[int, str]:
+    """Each descriptor of this process and what it is."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:  # the one that listed the folder
+            pass
+    return found
+
+
+def _helper_threads() -> set[threading.Thread]:
+    """Idle threads that a loop keeps for later are not leaks."""
+    return {t for t in threading.enumerate() if t.name.startswith(("Trio thread", "AnyIO worker"))}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _servers_run() -> None:
+    """What multiprocessing starts once and keeps is there before anything is counted."""
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()
+
+
+@pytest.fixture(autouse=True)
+def leak_guard(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test: the same descriptors, no child, no zombie, no thread more than before."""
+    if request.node.get_closest_marker("leaks_allowed"):
+        yield
+        return
+    gc.collect()
+    me = psutil.Process()
+    children, descriptors = set(me.children()), open_descriptors()
+    threads = set(threading.enumerate())
+    yield
+    gc.collect()
+    left = [
+        child for child in set(me.children()) - children if "resource_tracker" not in str(child.cmdline())
+    ]
+    assert not left, f"children left behind: {left}"
+    more = {fd: what for fd, what in open_descriptors().items() if descriptors.get(fd) != what}
+    assert not more, f"descriptors left open: {more}"
+    grown = set(threading.enumerate()) - threads - _helper_threads()
+    assert not grown, f"threads left: {grown}"
+
+
+@pytest.fixture
+async def task_guard() -> AsyncIterator[None]:
+    """After an async test: no task more than before."""
+    before = _tasks()
+    yield
+    left = _tasks() - before
+    assert not left, f"tasks left: {left}"
+
+
+def _tasks() -> set[str]:
+    """The tasks of this loop, but for those of the test runner itself."""
+    found = {(str(task.name), getattr(task.coro, "__qualname__", "")) for task in anyio.get_running_tasks()}
+    return {f"{name}: {what}" for name, what in found if "TestRunner" not in what}
+
+
+@pytest.fixture(autouse=True)
+def _guards_of_async_tests(request: pytest.FixtureRequest) -> None:
+    if "anyio_backend" in request.fixturenames:
+        request.getfixturevalue("task_guard")
+
+
+@pytest.fixture(autouse=True)
+def blocked_loop_guard() -> Iterator[BlockBuster]:
+    """A blocking call that aioproc makes inside a running asyncio loop fails the test.
+
+    Sockets are used with MSG_DONTWAIT per call, which blockbuster cannot see, so the channel is exempt.
+    """
+    with blockbuster_ctx("aioproc") as guard:
+        for name, function in guard.functions.items():
+            if name.startswith("socket."):
+                function.can_block_in("_kernel/channel.py", {"send", "receive"})
+        yield guard
+
+
+@pytest.fixture
+async def lively() -> AsyncIterator[None]:
+    """The loop ticks every millisecond during the test; no gap may exceed GAP_SECONDS."""
+    gaps = [0.0]
+
+    async def tick() -> None:
+        while True:
+            before = anyio.current_time()
+            await anyio.sleep(0.001)
+            gaps.append(anyio.current_time() - before)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(tick)
+        yield
+        group.cancel_scope.cancel()
+    assert max(gaps) < GAP_SECONDS, f"the loop was held up for {max(gaps):.3f} s"
