@@ -1,1 +1,106 @@
-"""multiprocessing, awaitable."""
+"""multiprocessing, awaitable: processes, queues, locks and pools that survive kills and cancellation.
+
+Names are imported when they are first used, so that a lean child pays only for what it needs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aioproc.context import (
+        Context,
+        active_children,
+        cpu_count,
+        current_process,
+        freeze_support,
+        get_all_start_methods,
+        get_context,
+        get_start_method,
+        parent_process,
+        run,
+        set_forkserver_preload,
+        set_start_method,
+    )
+    from aioproc.errors import (
+        ProcessDied,
+        QueueEmpty,
+        QueueFull,
+        QueueShutDown,
+        RemoteError,
+        RemoteTraceback,
+        TasksLost,
+        WorkerDied,
+    )
+    from aioproc.group import ProcessGroup
+    from aioproc.local.process import Process
+
+_HOMES = {
+    "aioproc.errors": (
+        "ProcessDied",
+        "QueueEmpty",
+        "QueueFull",
+        "QueueShutDown",
+        "RemoteError",
+        "RemoteTraceback",
+        "TasksLost",
+        "WorkerDied",
+    ),
+    "aioproc.context": (
+        "Context",
+        "active_children",
+        "cpu_count",
+        "current_process",
+        "freeze_support",
+        "get_all_start_methods",
+        "get_context",
+        "get_start_method",
+        "parent_process",
+        "run",
+        "set_forkserver_preload",
+        "set_start_method",
+    ),
+    "aioproc.local.process": ("Process",),
+    "aioproc.group": ("ProcessGroup",),
+}
+_home_of = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Context",
+    "Process",
+    "ProcessDied",
+    "ProcessGroup",
+    "QueueEmpty",
+    "QueueFull",
+    "QueueShutDown",
+    "RemoteError",
+    "RemoteTraceback",
+    "TasksLost",
+    "WorkerDied",
+    "active_children",
+    "cpu_count",
+    "current_process",
+    "freeze_support",
+    "get_all_start_methods",
+    "get_context",
+    "get_start_method",
+    "parent_process",
+    "run",
+    "set_forkserver_preload",
+    "set_start_method",
+]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _home_of[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    found = getattr(import_module(home), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -67,7 +67,11 @@ class Handle:
         self._fd = fd
         self.lines: dict[object, Line] = {}  # tasks that wait for this descriptor, a line per loop and event
         if not forks:
-            _never_in_forks.add(self)
+            self.keep_from_forks()
+
+    def keep_from_forks(self) -> None:
+        """From now on a forked child has no copy."""
+        _never_in_forks.add(self)
 
     def fileno(self) -> int:
         """The descriptor; ValueError once it is closed."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 import select
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 if TYPE_CHECKING:
     import anyio
@@ -154,3 +154,19 @@ def until_blocking(
             return attempt()
         except BlockingIOError:
             pass
+
+
+async def shielded(wait: Callable[[], Awaitable[object]]) -> None:
+    """Wait for something that must be finished even though the task was cancelled."""
+    import anyio
+
+    with anyio.CancelScope(shield=True):
+        await wait()
+
+
+def running_backend() -> tuple[str, dict[str, Any]]:
+    """The running loop's backend and options, as ``anyio.run`` takes them."""
+    from anyio.lowlevel import current_token
+
+    kind = type(current_token().native_token).__module__.partition(".")[0]
+    return ("trio", {}) if kind == "trio" else ("asyncio", {"use_uvloop": kind == "uvloop"})

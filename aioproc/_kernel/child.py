@@ -1,0 +1,276 @@
+"""A process that we started, and what it does before and after the work it was started for.
+
+Source: multiprocessing/process.py (BaseProcess._bootstrap), multiprocessing/spawn.py (prepare), signal(7).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Awaitable
+from multiprocessing import process, spawn
+from types import FrameType
+from typing import Any, Final, NoReturn, Protocol
+
+from aioproc._kernel.channel import Channel
+from aioproc._kernel.handle import Handle
+from aioproc._kernel.lifeline import die_with
+from aioproc._kernel.outcome import described, raised, returned
+from aioproc._kernel.parcel import pickled, unpack
+
+SIGNALS_THAT_UNWIND: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class Owner(Protocol):
+    """What a child works for: it travels there, is told which child it is, and performs."""
+
+    def born(self, child: Child) -> None:
+        """Called first in the child."""
+
+    def perform(self) -> Any:
+        """Do the work; an awaitable that this returns is run in an event loop."""
+
+
+class Work:
+    """What a child is to do, and with what.
+
+    Args:
+        owner: Who performs it.
+        loop: Name and options of anyio's backend, as ``anyio.run`` takes them.
+        stdin: The parent's standard input, or None for a child that has none.
+        quiet: An exception is not printed in the child, because somebody waits for it at home.
+    """
+
+    def __init__(
+        self, owner: Owner, loop: tuple[str, dict[str, Any]], stdin: Handle | None = None, quiet: bool = False
+    ) -> None:
+        self.owner = owner
+        self.loop = loop
+        self.stdin = stdin
+        self.quiet = quiet
+
+
+class Unwinding(SystemExit):
+    """Raised in the main thread of a plain child by SIGTERM, so that its ``finally`` blocks run."""
+
+
+class Child(process.BaseProcess):
+    """The multiprocessing process behind ours: registered, named and joined at exit as the stdlib's are.
+
+    Attributes:
+        owner: The object that users hold, there and in the child.
+        ended_by: In the child: the signal that unwound it, by which it then dies.
+    """
+
+    _start_method: str | None = None  # leave the stdlib's setting alone
+    ended_by: int | None = None
+
+    def __init__(self, owner: Any, name: str | None, daemon: bool | None) -> None:
+        super().__init__(name=name, daemon=daemon)
+        if name is None:
+            self.name = self.name.replace(type(self).__name__, type(owner).__name__, 1)
+        self.owner = owner
+        self.work: Work | bytes | None = None
+        self.main: dict[str, Any] = {}
+        self.home: Channel | None = None
+        self.lifeline: Handle | None = None
+        self.lifeline_of_parent: Handle | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The work is pickled apart, so that what goes wrong while it is unpickled can be reported home.
+        apart = ("owner", "work", "lifeline_of_parent", "_popen")
+        state = {key: value for key, value in vars(self).items() if key not in apart}
+        work = pickled(self.work)
+        return _revived, (type(self), state, work)
+
+    # Everything below runs in the child.
+
+    def _bootstrap(self, parent_sentinel: int | None = None) -> int:
+        if self.lifeline is not None:
+            die_with(self.lifeline)
+        try:
+            code: int = super()._bootstrap(parent_sentinel)  # type: ignore[misc]
+        finally:
+            if self.ended_by is not None:
+                _die_by(self.ended_by)
+        return code
+
+    def run(self) -> None:
+        """Do the work and send its outcome home."""
+        assert self.home is not None
+        quiet = False
+        try:
+            work = self._unpacked()
+            quiet = work.quiet
+            outcome = returned(self._performed(work))
+        except (Unwinding, KeyboardInterrupt) as stopped:
+            self.ended_by = signal.SIGTERM if isinstance(stopped, Unwinding) else signal.SIGINT
+            raise SystemExit from None
+        except SystemExit:
+            raise
+        except BaseException as error:
+            delivered = _delivered(self.home, raised(error))
+            if not (quiet and delivered):
+                sys.stderr.write(f"Process {self.name}:\n{described(error)}")
+            raise SystemExit(1) from None
+        _delivered(self.home, outcome)
+
+    def _unpacked(self) -> Work:
+        signal.signal(signal.SIGTERM, _unwind)
+        if isinstance(self.work, bytes):
+            _import_main(self.main)
+            self.work = unpack(self.work)
+        work = self.work
+        assert isinstance(work, Work)
+        self.owner = work.owner
+        work.owner.born(self)
+        _open_stdin(work.stdin)
+        return work
+
+    def _performed(self, work: Work) -> Any:
+        result = work.owner.perform()
+        if isinstance(result, Awaitable):
+            return _in_a_loop(result, work.loop)
+        return result
+
+
+def _revived(kind: type[Child], state: dict[str, Any], work: bytes) -> Child:
+    child = kind.__new__(kind)
+    vars(child).update(state, work=work, owner=None, lifeline_of_parent=None, _popen=None)
+    return child
+
+
+def _delivered(home: Channel, outcome: Any) -> bool:
+    try:
+        home.send(outcome)
+    except OSError:  # nobody is at home any more
+        return False
+    return True
+
+
+def forget_the_parents_loop() -> None:
+    """Cut what a fork shares with the parent's loop: wake-up descriptor, handlers, "a loop runs here"."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            normal = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, normal)
+    if asyncio := sys.modules.get("asyncio"):
+        asyncio._set_running_loop(None)
+    if trio_run := sys.modules.get("trio._core._run"):
+        vars(trio_run.GLOBAL_RUN_CONTEXT).clear()
+    if sniffio := sys.modules.get("sniffio"):
+        sniffio.thread_local.name = None
+        sniffio.current_async_library_cvar.set(None)
+
+
+def _unwind(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, _ignore)  # the second one must not interrupt a `finally`
+    raise Unwinding(128 + number)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """As SIG_IGN, but not inherited by programs that a `finally` starts."""
+
+
+def _die_by(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def _import_main(main: dict[str, Any]) -> None:
+    """Import the parent's main module as ``__mp_main__``, as multiprocessing does."""
+    current: Any = process.current_process()
+    current._inheriting = True  # starting a process now would never end: multiprocessing refuses it too
+    try:
+        if "init_main_from_name" in main:
+            spawn._fixup_main_from_name(main["init_main_from_name"])  # type: ignore[attr-defined]
+        elif "init_main_from_path" in main:
+            spawn._fixup_main_from_path(main["init_main_from_path"])  # type: ignore[attr-defined]
+    finally:
+        del current._inheriting
+
+
+def refuse_while_importing_main() -> None:
+    """RuntimeError while the parent's main module is being imported here: its guard is missing."""
+    if getattr(process.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "a new process imports the main module, and that module starts processes while it is imported. "
+            'Put what starts them under `if __name__ == "__main__":`, or into a function called from there.'
+        )
+
+
+class _NoStdin(io.TextIOWrapper):
+    """An empty standard input that says why it is empty."""
+
+    def _refuse(self, *args: object) -> NoReturn:
+        raise EOFError(
+            "this process has no standard input; "
+            "start it with Process(..., stdin='inherit') to let it read the parent's"
+        )
+
+    read = readline = __next__ = _refuse
+
+
+def _open_stdin(inherited: Handle | None) -> None:
+    if inherited is None:
+        nothing = open(os.devnull, "rb")  # noqa: SIM115
+        os.dup2(nothing.fileno(), 0)
+        sys.stdin = _NoStdin(nothing)
+    else:
+        os.dup2(inherited.fileno(), 0)
+        inherited.close()
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+
+
+def _in_a_loop(work: Awaitable[Any], loop: tuple[str, dict[str, Any]]) -> Any:
+    """Run an awaitable in a new event loop; a signal that unwinds cancels it."""
+    import anyio
+
+    backend, options = loop
+    answer = _Answer()
+    anyio.run(_cancelled_by_signals, work, answer, backend=backend, backend_options=options)
+    return answer.open()
+
+
+class _Answer:
+    """The outcome of a task, carried past the task group, which would wrap an exception in a group."""
+
+    value: Any = None
+    error: BaseException | None = None
+    stopped_by: int | None = None
+
+    def open(self) -> Any:
+        if self.stopped_by == signal.SIGTERM:
+            raise Unwinding
+        if self.stopped_by is not None:
+            raise KeyboardInterrupt
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+async def _cancelled_by_signals(work: Awaitable[Any], answer: _Answer) -> None:
+    import anyio
+
+    scope = anyio.CancelScope()
+
+    async def watch(*, task_status: Any) -> None:
+        with anyio.open_signal_receiver(*SIGNALS_THAT_UNWIND) as signals:
+            task_status.started()
+            async for number in signals:
+                answer.stopped_by = answer.stopped_by or number
+                scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        await group.start(watch)
+        with scope:
+            try:
+                answer.value = await work
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:
+                answer.error = error
+        group.cancel_scope.cancel()

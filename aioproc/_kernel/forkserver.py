@@ -1,0 +1,88 @@
+"""The fork server: a clean process that has imported what children need, and forks them.
+
+Source: multiprocessing/forkserver.py.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import context, forkserver
+from typing import Any, Final
+
+PRELOADED: Final = ["__main__", "aioproc._kernel.child", "aioproc.local.process", "anyio.lowlevel"]
+PRELOADED_IF_IMPORTED: Final = [
+    "asyncio",
+    "anyio._backends._asyncio",
+    "uvloop",
+    "trio",
+    "anyio._backends._trio",
+]
+
+
+@contextmanager
+def stdlib_untouched() -> Iterator[None]:
+    """multiprocessing settles its default start method when asked for preparation data; undo that."""
+    default: Any = context._default_context
+    before = default._actual_context
+    try:
+        yield
+    finally:
+        default._actual_context = before
+
+
+class ForkServer(forkserver.ForkServer):
+    """A fork server of our own, so that what it has imported is ours to say."""
+
+    _forkserver_address: Any
+    _forkserver_alive_fd: Any
+    _forkserver_pid: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra: list[str] = []
+        self._adopted = False
+
+    def ensure_running(self) -> None:
+        """Start the server, unless it runs or can be taken over from the parent."""
+        if self._forkserver_pid is None and self._inherited():
+            return
+        imported = [name for name in PRELOADED_IF_IMPORTED if name in sys.modules]
+        self._preload_modules = PRELOADED + imported + self.extra
+        with stdlib_untouched():
+            super().ensure_running()
+
+    def connect_to_new_process(self, fds: Sequence[int]) -> tuple[int, int]:
+        """Have the server fork; the status and the data pipe."""
+        try:
+            return super().connect_to_new_process(fds)
+        except (ConnectionError, FileNotFoundError):
+            if self._forkserver_pid is not None:
+                raise
+        self._forget()  # the one taken over has ended
+        return super().connect_to_new_process(fds)
+
+    def _inherited(self) -> bool:
+        """Whether there is a server of the parent's to use; a child of it adopts it."""
+        parent: Any = forkserver._forkserver
+        if self._forkserver_alive_fd is None and not self._adopted and parent._inherited_fds is not None:
+            self._adopted = True
+            self._forkserver_address = parent._forkserver_address
+            self._forkserver_alive_fd = os.dup(parent._forkserver_alive_fd)
+        return self._forkserver_alive_fd is not None
+
+    def forked(self) -> None:
+        """In a forked child: the server is no child of this process, yet can be used."""
+        self._forkserver_pid = None
+        self._lock = threading.Lock()
+
+    def _forget(self) -> None:
+        os.close(self._forkserver_alive_fd)
+        self._forkserver_address = self._forkserver_alive_fd = None
+
+
+server = ForkServer()
+os.register_at_fork(after_in_child=server.forked)

@@ -1,0 +1,67 @@
+"""What comes home from another process: a value, or an exception with its traceback as text."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from types import TracebackType
+from typing import Any, Final
+
+from aioproc._kernel.parcel import Parcel, pack, pickled
+from aioproc.errors import RemoteError, RemoteTraceback
+
+_VALUE: Final = 0
+_FAILURE: Final = 1
+_FAILURE_AS_TEXT: Final = 2
+
+
+def returned(value: object) -> Parcel:
+    """A value on its way home; PicklingError when it cannot travel."""
+    return pack((_VALUE, value))
+
+
+def raised(error: BaseException) -> Parcel:
+    """An exception on its way home: itself where it can be pickled and unpickled, else its text."""
+    text = described(error)
+    try:
+        pickle.loads(pickled(error))
+        return pack((_FAILURE, error, text))
+    except Exception:
+        return pack((_FAILURE_AS_TEXT, _summary(error), text))
+
+
+def opened(message: tuple[Any, ...]) -> Any:
+    """The value that came home.
+
+    Raises:
+        BaseException: The exception that came home, with a RemoteTraceback as its cause.
+    """
+    if message[0] == _VALUE:
+        return message[1]
+    _, what, text = message
+    error = what if message[0] == _FAILURE else RemoteError(what)
+    raise error from RemoteTraceback(text)
+
+
+def described(error: BaseException) -> str:
+    """The traceback as Python prints it, without the frames of aioproc that called the user's code."""
+    return "".join(traceback.format_exception(type(error), error, theirs(error.__traceback__)))
+
+
+def theirs(trace: TracebackType | None) -> TracebackType | None:
+    """The part of a traceback that begins in the user's code (all of it when none of it is theirs)."""
+    rest = trace
+    while rest is not None and _is_ours(rest):
+        rest = rest.tb_next
+    return rest or trace
+
+
+def _is_ours(trace: TracebackType) -> bool:
+    return str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] in _CALLERS
+
+
+def _summary(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(type(error), error)).strip()
+
+
+_CALLERS: Final = {"aioproc", "anyio", "asyncio", "trio"}

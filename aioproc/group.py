@@ -1,0 +1,110 @@
+"""ProcessGroup: structured concurrency for processes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Final, ParamSpec, Self, TypeVar, overload
+
+import anyio
+from anyio.abc import TaskGroup
+
+from aioproc.local.process import Process
+
+__all__ = ["ProcessGroup"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+GRACE_SECONDS: Final = 5.0
+
+
+class ProcessGroup:
+    """Processes that are joined when the block ends, and stopped together when one of them fails.
+
+    Args:
+        grace: Seconds between SIGTERM and SIGKILL when the rest is stopped.
+
+    If cancelled: All its processes are stopped before the cancellation goes on.
+    If a peer dies: A child's death is a failure (ProcessDied), which stops the rest. The death of this
+    process, by whatever signal, ends all of them at once.
+
+    Example:
+        >>> async def main():
+        ...     async with ProcessGroup() as group:
+        ...         small = await group.start(pow, 2, 3)
+        ...         large = await group.start(pow, 2, 30)
+        ...     print(await small.result(), await large.result())
+        >>> run(main)
+        8 1073741824
+    """
+
+    def __init__(self, grace: float = GRACE_SECONDS) -> None:
+        if grace < 0:
+            raise ValueError(f"grace must be a number of seconds from 0, not {grace!r}")
+        self._grace = grace
+        self._tasks: TaskGroup | None = None
+        self._processes: list[Process[Any]] = []
+
+    async def __aenter__(self) -> Self:
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        tasks, self._tasks = self._tasks, None
+        if tasks is None:
+            raise RuntimeError("this group was not entered")
+        return await tasks.__aexit__(kind, error, trace)
+
+    @overload
+    async def start(
+        self, target: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Process[T]: ...
+
+    @overload
+    async def start(self, target: Process[T], /) -> Process[T]: ...
+
+    @overload
+    async def start(self, target: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Process[T]: ...
+
+    async def start(self, target: Any, /, *args: Any, **kwargs: Any) -> Process[Any]:
+        """Start a process in this group.
+
+        Args:
+            target: What it runs, with the arguments that follow; or a `Process` that was not started.
+
+        Raises:
+            RuntimeError: The block has not been entered, or has ended.
+            TypeError: Arguments beside a `Process`, or a target that is not callable.
+
+        If cancelled: There is no new child.
+        """
+        if self._tasks is None:
+            raise RuntimeError("processes are started inside `async with ProcessGroup() as group:`")
+        process = _as_process(target, args, kwargs)
+        await process._start(quiet=True, bound=True)
+        self._processes.append(process)
+        self._tasks.start_soon(self._watch, process, name=f"watch {process.name}")
+        return process
+
+    async def _watch(self, process: Process[Any]) -> None:
+        try:
+            await process.result()
+        finally:
+            if process.exitcode is None:
+                with anyio.CancelScope(shield=True):
+                    await process.stop(self._grace)
+
+    def __repr__(self) -> str:
+        alive = sum(process.is_alive() for process in self._processes)
+        return f"<ProcessGroup {alive} of {len(self._processes)} alive>"
+
+
+def _as_process(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Process[Any]:
+    if not isinstance(target, Process):
+        return Process(target=target, args=args, kwargs=kwargs)
+    if args or kwargs:
+        raise TypeError("a Process has its arguments already; give it alone")
+    return target

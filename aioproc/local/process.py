@@ -1,0 +1,499 @@
+"""Process: multiprocessing's process whose waits are awaitable, whose target may be a coroutine function.
+
+One stdlib process object stands behind each of ours (see ``_kernel/child.py``), so that names, daemons,
+``multiprocessing.active_children()`` and the join at exit follow the stdlib's rules.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from multiprocessing import process
+from types import TracebackType
+from typing import Any, Final, Generic, Literal, Self, TypeVar, cast, overload
+
+from aioproc._kernel.channel import Channel, channel
+from aioproc._kernel.child import Child, Work, refuse_while_importing_main
+from aioproc._kernel.handle import Handle
+from aioproc._kernel.lifeline import lifeline
+from aioproc._kernel.outcome import opened
+from aioproc._kernel.start import start
+from aioproc._kernel.waiting import running_backend, shielded, until
+from aioproc.errors import ProcessDied
+
+__all__ = [
+    "ForkProcess",
+    "ForkServerProcess",
+    "Process",
+    "SpawnProcess",
+    "active_children",
+    "current_process",
+]
+
+T = TypeVar("T")
+GRACE_SECONDS: Final = 5.0
+_UNOPENED: Final = object()
+
+
+class Process(Generic[T]):
+    """A process that can be awaited.
+
+    Args:
+        group: Always None, as in the stdlib.
+        target: What the child runs: a plain function, or an ``async def`` that gets an event loop of the same
+            kind as the parent's.
+        name: Its name; "Process-N" by default.
+        args: The target's positional arguments, a tuple or list.
+        kwargs: The target's keyword arguments.
+        daemon: A daemon never outlives this process, not even one that is killed; None takes over the
+            current process's setting.
+        stdin: "inherit" lets the child read this process's standard input; by default ``input()`` there says
+            that there is none.
+
+    Raises:
+        TypeError: ``target`` is not callable, ``args`` not a tuple or list, ``kwargs`` not a mapping.
+
+    If a peer dies: A child that is killed is noticed at once by `join` and `result`. A daemon, and every
+    child of a `ProcessGroup` or an `AsyncPool`, is killed by the kernel when this process ends in any way.
+
+    Example:
+        >>> async def main():
+        ...     async with Process(target=pow, args=(2, 5)) as p:
+        ...         print(await p.result())
+        >>> run(main)
+        32
+    """
+
+    _method: str | None = None
+
+    @overload
+    def __init__(
+        self: Process[T],
+        group: None = None,
+        target: Callable[..., Awaitable[T]] | None = None,
+        name: str | None = None,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] = {},
+        *,
+        daemon: bool | None = None,
+        stdin: Literal["inherit"] | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Process[T],
+        group: None = None,
+        target: Callable[..., T] | None = None,
+        name: str | None = None,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] = {},
+        *,
+        daemon: bool | None = None,
+        stdin: Literal["inherit"] | None = None,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        group: None = None,
+        target: Callable[..., Any] | None = None,
+        name: str | None = None,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] = {},
+        *,
+        daemon: bool | None = None,
+        stdin: Literal["inherit"] | None = None,
+    ) -> None:
+        _check(group, target, args, kwargs, stdin)
+        self._target = target
+        self._args = tuple(args)
+        self._kwargs = dict(kwargs)
+        self._stdin = stdin
+        self._outcome: Channel | None = None
+        self._opened: Any = _UNOPENED
+        self._failure: BaseException | None = None
+        self.__child: Child | None = Child(self, name, daemon)
+
+    @property
+    def _child(self) -> Child:
+        child = self.__dict__.get("_Process__child")
+        if child is None:
+            raise RuntimeError(
+                f"{type(self).__name__}.__init__() did not call super().__init__(), which every Process needs"
+            )
+        return cast("Child", child)
+
+    def run(self) -> Any:
+        """What the child does: call the target. Override it with ``def`` or ``async def``."""
+        if self._target is not None:
+            return self._target(*self._args, **self._kwargs)
+        return None
+
+    # Starting
+
+    async def start(self) -> None:
+        """Start the child; other tasks go on meanwhile. Once per object.
+
+        Raises:
+            AssertionError: It was started before, or a daemon tries to have children.
+            pickle.PicklingError: The target or an argument cannot travel to the child.
+            RuntimeError: The main module starts processes while it is imported (its guard is missing).
+
+        If cancelled: There is no child; one that was already made is killed.
+        Cost: 5-10 ms with forkserver, in a thread; see docs/design/starting.md.
+        """
+        await self._start(quiet=False, bound=False)
+
+    async def _start(self, quiet: bool, bound: bool) -> None:
+        child = self._child
+        self._check_startable(child)
+        ours, theirs = channel()
+        ours.handle.keep_from_forks()
+        child.home = theirs
+        if bound or child.daemon:
+            child.lifeline_of_parent, child.lifeline = lifeline()
+        stdin = Handle(os.dup(0)) if self._stdin == "inherit" else None
+        child.work = Work(self, running_backend(), stdin, quiet)
+        try:
+            await start(child, self._how())
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            _close_childs_copies(child, stdin)
+        self._outcome = ours
+        self._target, self._args, self._kwargs = None, (), {}
+
+    def _how(self) -> str:
+        from aioproc.context import get_start_method
+
+        return self._method or get_start_method()
+
+    def _check_startable(self, child: Child) -> None:
+        child._check_closed()  # type: ignore[attr-defined]
+        refuse_while_importing_main()
+        _assert(_launch(child) is None and child.home is None, "cannot start a process twice")
+        self._check_parent("can only start a process object created by current process")
+        daemonic = process.current_process().daemon
+        _assert(not daemonic, "daemonic processes are not allowed to have children")
+
+    def _check_parent(self, message: str) -> None:
+        _assert(self._child._parent_pid == os.getpid(), message)  # type: ignore[attr-defined]
+
+    # Waiting
+
+    async def join(self, timeout: float | None = None) -> None:
+        """Wait until the child has ended.
+
+        Args:
+            timeout: Seconds to wait at most; None waits for ever.
+
+        Raises:
+            AssertionError: It was not started, or it is not a child of this process.
+            ValueError: The object is closed, or ``timeout`` is negative.
+
+        Returns None either way, as in the stdlib: look at `exitcode`.
+
+        If cancelled: The child goes on.
+        If a peer dies: That is what it waits for.
+        """
+        self._check_joinable(timeout)
+        try:
+            await self._ended(timeout)
+        except TimeoutError:
+            pass
+
+    async def result(self, timeout: float | None = None) -> T:
+        """Wait until the child has ended, and return what its target returned.
+
+        Args:
+            timeout: Seconds to wait at most; None waits for ever.
+
+        Raises:
+            BaseException: The target's own exception, with the child's traceback as its cause.
+            RemoteError: That exception could not be pickled; this is its text.
+            ProcessDied: It ended without a result: killed, or by ``sys.exit``.
+            TimeoutError: It still runs.
+            AssertionError, ValueError: As for `join`.
+
+        If cancelled: The child goes on, and the result can be asked for again.
+        If a peer dies: ProcessDied; a result is whole or not there.
+        """
+        self._check_joinable(timeout)
+        await self._ended(timeout)
+        if self._opened is _UNOPENED and self._failure is None:
+            self._open_outcome()
+        if self._failure is not None:
+            raise self._failure
+        return cast("T", self._opened)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Start it if it was not started, then wait for its `result`."""
+        return self._start_and_wait().__await__()
+
+    async def _start_and_wait(self) -> T:
+        if _launch(self._child) is None:
+            await self._start(quiet=True, bound=False)
+        return await self.result()
+
+    def _check_joinable(self, timeout: float | None) -> None:
+        child = self._child
+        child._check_closed()  # type: ignore[attr-defined]
+        if timeout is not None and timeout < 0:
+            raise ValueError(f"timeout must be a number of seconds from 0 or None, not {timeout!r}")
+        self._check_parent("can only join a child process")
+        _assert(_launch(child) is not None, "can only join a started process")
+
+    async def _ended(self, timeout: float | None) -> None:
+        launch = _launch(self._child)
+        await until(self._reap, launch.ended, timeout=timeout)
+
+    def _reap(self) -> None:
+        if _launch(self._child).poll() is None:
+            raise BlockingIOError
+        process._children.discard(self._child)  # type: ignore[attr-defined]
+        _release_lifeline(self._child)
+
+    def _open_outcome(self) -> None:
+        outcome, self._outcome = self._outcome, None
+        assert outcome is not None
+        try:
+            self._opened = opened(_received(outcome, self._child))
+        except BaseException as error:
+            self._failure = error
+        finally:
+            outcome.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                await self.join()
+        finally:
+            if not self._child._closed and self._child.exitcode is None:  # type: ignore[attr-defined]
+                await shielded(self.stop)
+
+    # Ending it
+
+    async def stop(self, grace: float = GRACE_SECONDS) -> int:
+        """Ask the child to end (SIGTERM), wait, and kill it (SIGKILL) when ``grace`` seconds have passed.
+
+        Returns:
+            Its exit code: -15, or what it ended with before; -9 when it had to be killed.
+
+        If cancelled: It is killed at once.
+        """
+        self._check_joinable(grace)
+        self.terminate()
+        try:
+            await self.join(grace)
+        finally:
+            if self._child.exitcode is None:
+                self.kill()
+                await shielded(self.join)
+        return cast("int", self._child.exitcode)
+
+    def terminate(self) -> None:
+        """Send SIGTERM: an async target is cancelled, a plain one unwound, and the exit code is -15.
+
+        ``finally`` blocks run. A child that ignores it, or is busy in C code, goes on: see `stop`.
+        """
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL: it ends at once; its daemons and groups end with it. Exit code -9."""
+        self._send(signal.SIGKILL)
+
+    def interrupt(self) -> None:
+        """Send SIGINT, as Ctrl-C does. Exit code -2."""
+        self._send(signal.SIGINT)
+
+    def _send(self, number: signal.Signals) -> None:
+        child = self._child
+        child._check_closed()  # type: ignore[attr-defined]
+        launch = _launch(child)
+        if launch is None:
+            raise ValueError("process not started")
+        launch._send_signal(number)
+
+    def close(self) -> None:
+        """Release what belongs to the object; afterwards its methods and attributes raise ValueError.
+
+        Raises:
+            ValueError: The child still runs.
+        """
+        child = self._child
+        child.close()
+        _release_lifeline(child)
+        if self._outcome is not None:
+            self._outcome.close()
+            self._outcome = None
+
+    # Attributes, with the stdlib's rules
+
+    @property
+    def name(self) -> str:
+        """Its name; a label only."""
+        return self._child.name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        _assert(isinstance(name, str), f"name must be a string, not {name!r}")
+        self._child.name = name
+
+    @property
+    def daemon(self) -> bool:
+        """Whether it must not outlive this process; to be set before the start."""
+        return self._child.daemon
+
+    @daemon.setter
+    def daemon(self, daemonic: bool) -> None:
+        _assert(_launch(self._child) is None, "process has already started")
+        self._child.daemon = daemonic
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id; None before the start."""
+        return self._child.pid
+
+    ident = pid
+
+    @property
+    def exitcode(self) -> int | None:
+        """None while it runs, 0 on success, 1 after an exception, N after ``sys.exit(N)``, -N by signal N."""
+        return self._child.exitcode
+
+    @property
+    def authkey(self) -> bytes:
+        """The process's authentication key, inherited from its parent."""
+        return self._child.authkey
+
+    @authkey.setter
+    def authkey(self, authkey: bytes) -> None:
+        self._child.authkey = authkey
+
+    @property
+    def sentinel(self) -> int:
+        """A descriptor that becomes readable when the child ends; ValueError before the start."""
+        return self._child.sentinel
+
+    def is_alive(self) -> bool:
+        """Whether the child runs."""
+        return self._child.is_alive()
+
+    def __repr__(self) -> str:
+        if "_Process__child" not in self.__dict__:
+            return f"<{type(self).__name__} without super().__init__()>"
+        return repr(self._child).replace(type(self._child).__name__, type(self).__name__, 1)
+
+    # In the child
+
+    def __getstate__(self) -> dict[str, Any]:
+        gone = ("_Process__child", "_outcome", "_opened", "_failure")
+        return {key: value for key, value in self.__dict__.items() if key not in gone} | {
+            "_default": _default_method()
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _outcome=None, _opened=_UNOPENED, _failure=None)
+
+    def born(self, child: Child) -> None:
+        """Called in the child; not for users."""
+        self.__child = child
+        if "_default" in self.__dict__:
+            from aioproc.context import set_start_method
+
+            set_start_method(self.__dict__.pop("_default"), force=True)
+
+    def perform(self) -> Any:
+        """Called in the child; not for users."""
+        return self.run()
+
+
+class ForkProcess(Process[T]):
+    """A process started by fork: everything is inherited, nothing pickled."""
+
+    _method = "fork"
+
+
+class ForkServerProcess(Process[T]):
+    """A process forked from a clean server process."""
+
+    _method = "forkserver"
+
+
+class SpawnProcess(Process[T]):
+    """A process with a new interpreter."""
+
+    _method = "spawn"
+
+
+def active_children() -> list[Process[Any]]:
+    """The children of this process that still run; those that ended are reaped, as in the stdlib."""
+    return [child.owner for child in process.active_children() if isinstance(child, Child)]
+
+
+def current_process() -> Process[Any] | process.BaseProcess:
+    """The object of this process: our `Process` in a child of ours, else the stdlib's."""
+    current = process.current_process()
+    return current.owner if isinstance(current, Child) else current
+
+
+def _check(group: object, target: object, args: object, kwargs: object, stdin: object) -> None:
+    _assert(group is None, "group argument must be None for now")
+    if target is not None and not callable(target):
+        raise TypeError(f"target must be callable, not {target!r}")
+    if not isinstance(args, (tuple, list)):
+        raise TypeError(f"args must be a tuple or a list, not {args!r} (one argument is written args=(x,))")
+    if not isinstance(kwargs, Mapping):
+        raise TypeError(f"kwargs must be a mapping, not {kwargs!r}")
+    if stdin not in (None, "inherit"):
+        raise ValueError(f"stdin must be None or 'inherit', not {stdin!r}")
+
+
+def _assert(condition: bool, message: str) -> None:
+    """The stdlib's checks are assertions; these also hold under ``python -O``."""
+    if not condition:
+        raise AssertionError(message)
+
+
+def _launch(child: Child) -> Any:
+    return child._popen  # type: ignore[attr-defined]
+
+
+def _close_childs_copies(child: Child, stdin: Handle | None) -> None:
+    for handle in (child.lifeline, child.home and child.home.handle, stdin):
+        if handle is not None:
+            handle.close()
+    child.work = None
+
+
+def _release_lifeline(child: Child) -> None:
+    if child.lifeline_of_parent is not None:
+        child.lifeline_of_parent.close()
+
+
+def _received(outcome: Channel, child: Child) -> Any:
+    try:
+        return outcome.receive()
+    except (BlockingIOError, EOFError):
+        raise _died(child) from None
+
+
+def _died(child: Child) -> ProcessDied:
+    code = child.exitcode
+    how = f"exit code {code}"
+    if code is not None and code < 0:
+        how += f", killed by {signal.Signals(-code).name}"
+    return ProcessDied(f"{child.name} (pid {child.pid}) ended without a result: {how}", child.pid, code)
+
+
+def _default_method() -> str | None:
+    context = sys.modules.get("aioproc.context")
+    return context.get_start_method(allow_none=True) if context else None
