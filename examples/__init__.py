@@ -1,0 +1,17 @@
+"""One program for each scenario, short enough to read in a minute: ``python -m examples``."""
+
+# In the order of the tour: a new program takes its place here.
+PROGRAMS = (
+    "start_one",
+    "arguments",
+    "join",
+    "subclass",
+    "process_ids",
+    "many",
+    "in_series",
+    "in_parallel",
+    "daemon_unfinished",
+    "daemon_joined",
+    "daemon_with_children",
+    "input_in_a_child",
+)

@@ -1,0 +1,64 @@
+"""``python -m examples`` lists the programs, ``... tour`` runs them all in order, ``... NAME`` runs one."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from examples import PROGRAMS
+
+FOLDER = Path(__file__).parent
+TYPED = "Ada\n"  # on the tour, what somebody types into the program that reads standard input
+
+
+def headline(name: str) -> str:
+    """What a program shows: the first line of its docstring."""
+    source = (FOLDER / f"{name}.py").read_text()
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+
+
+def show_list() -> int:
+    """A line for each program."""
+    width = max(map(len, PROGRAMS))
+    for name in PROGRAMS:
+        print(f"{name:{width}}  {headline(name)}")
+    print("\npython -m examples NAME runs one, python -m examples tour runs them all.")
+    return 0
+
+
+def tour() -> int:
+    """Run all programs, until one fails."""
+    # Unbuffered, so that the lines of parents and children appear in the order in which they were printed.
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    for number, name in enumerate(PROGRAMS, 1):
+        print(f"{number:2}. {name}: {headline(name)}", flush=True)
+        done = subprocess.run(_command(name), input=TYPED, text=True, env=environment)
+        if done.returncode != 0:
+            print(f"{name} failed with exit code {done.returncode}", file=sys.stderr)
+            return 1
+        print(flush=True)
+    return 0
+
+
+def _command(name: str) -> list[str]:
+    return [sys.executable, "-m", f"examples.{name}"]
+
+
+def main(words: list[str]) -> int:
+    """What the command line asks for."""
+    match words:
+        case []:
+            return show_list()
+        case ["tour"]:
+            return tour()
+        case [name] if name in PROGRAMS:
+            return subprocess.run(_command(name)).returncode
+    print(f"there is no program {' '.join(words)!r}; python -m examples lists them", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
