@@ -10,6 +10,7 @@ import mmap
 import os
 import socket
 import struct
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from aioproc._kernel.handle import Handle
@@ -23,6 +24,8 @@ _PLAIN: Final = b"\0"
 _WITH_MEMORY: Final = b"\1"
 _COUNT: Final = struct.Struct("<I")
 _LENGTH: Final = struct.Struct("<Q")
+
+Opener = Callable[[Any, Sequence[Any], list[int]], Any]
 
 
 class Channel:
@@ -53,8 +56,12 @@ class Channel:
             else:
                 sock.send(packet, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
-    def receive(self) -> Any:
-        """Receive one packet and unpickle it.
+    def receive(self, opened: Opener = unpack) -> Any:
+        """Receive one packet and open it.
+
+        Args:
+            opened: Called with the data, the buffers and the descriptors; it must close what it does not
+                adopt. By default it unpickles them.
 
         Raises:
             BlockingIOError: Nothing is there.
@@ -73,7 +80,7 @@ class Channel:
             for fd in descriptors:
                 os.close(fd)
             raise OSError("no free file descriptor for what came with the message")
-        return _opened(packet, descriptors)
+        return _opened(packet, descriptors, opened)
 
     def close(self) -> None:
         self.handle.close()
@@ -113,16 +120,16 @@ def _packet(parcel: Parcel) -> tuple[bytes, list[Handle]]:
     return _WITH_MEMORY + lengths, [memory, *parcel.handles]
 
 
-def _opened(packet: bytes, descriptors: list[int]) -> Any:
+def _opened(packet: bytes, descriptors: list[int], opened: Opener) -> Any:
     if packet[:1] == _PLAIN:
-        return unpack(memoryview(packet)[1:], (), descriptors)
+        return opened(memoryview(packet)[1:], (), descriptors)
     memory = Handle(descriptors.pop(0))
     whole = memoryview(mmap.mmap(memory.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE))
     pieces, start = [], 0
     for (length,) in _LENGTH.iter_unpack(packet[1:]):
         pieces.append(whole[start : start + length])
         start += length
-    return unpack(pieces[0], pieces[1:], descriptors)
+    return opened(pieces[0], pieces[1:], descriptors)
 
 
 def _received(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
