@@ -120,7 +120,7 @@ class Child(process.BaseProcess):
     def _unpacked(self) -> Work:
         signal.signal(signal.SIGTERM, _unwind)
         if isinstance(self.work, bytes):
-            _import_main(self.main)
+            import_main(self.main)
             self.work = unpack(self.work)
         work = self.work
         assert isinstance(work, Work)
@@ -180,7 +180,7 @@ def _die_by(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-def _import_main(main: dict[str, Any]) -> None:
+def import_main(main: dict[str, Any]) -> None:
     """Import the parent's main module as ``__mp_main__``, as multiprocessing does."""
     current: Any = process.current_process()
     current._inheriting = True  # starting a process now would never end: multiprocessing refuses it too

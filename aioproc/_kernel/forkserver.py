@@ -10,10 +10,17 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import context, forkserver
+from multiprocessing import context, forkserver, spawn
 from typing import Any, Final
 
-PRELOADED: Final = ["__main__", "aioproc._kernel.child", "aioproc.local.process", "anyio.lowlevel"]
+from aioproc._kernel.preload import telling_of_main
+
+PRELOADED: Final = [
+    "aioproc._kernel.child",
+    "aioproc.context",
+    "anyio.lowlevel",
+    "anyio._core._signals",
+]
 PRELOADED_IF_IMPORTED: Final = [
     "asyncio",
     "anyio._backends._asyncio",
@@ -45,14 +52,24 @@ class ForkServer(forkserver.ForkServer):
         super().__init__()
         self.extra: list[str] = []
         self._adopted = False
+        self._starting = threading.Lock()
 
     def ensure_running(self) -> None:
         """Start the server, unless it runs or can be taken over from the parent."""
-        if self._forkserver_pid is None and self._inherited():
-            return
+        with self._starting:
+            if not self._runs():
+                self._start()
+
+    def _runs(self) -> bool:
+        if self._forkserver_pid is None:
+            return self._inherited()
+        ended = os.WEXITED | os.WNOHANG | os.WNOWAIT  # the stdlib's own method is to reap it
+        return os.waitid(os.P_PID, self._forkserver_pid, ended) is None
+
+    def _start(self) -> None:
         imported = [name for name in PRELOADED_IF_IMPORTED if name in sys.modules]
-        self._preload_modules = PRELOADED + imported + self.extra
-        with stdlib_untouched():
+        self._preload_modules = [*PRELOADED, *imported, *self.extra, "aioproc._kernel.preload"]
+        with stdlib_untouched(), telling_of_main(spawn.get_preparation_data("ignore")):
             super().ensure_running()
 
     def connect_to_new_process(self, fds: Sequence[int]) -> tuple[int, int]:
@@ -78,6 +95,7 @@ class ForkServer(forkserver.ForkServer):
         """In a forked child: the server is no child of this process, yet can be used."""
         self._forkserver_pid = None
         self._lock = threading.Lock()
+        self._starting = threading.Lock()
 
     def _forget(self) -> None:
         os.close(self._forkserver_alive_fd)

@@ -223,7 +223,8 @@ async def start(child: Child, method: str) -> None:
     _process._cleanup()
     launch = LAUNCHES[method](child)
     if method == "fork":
-        launch.launch()
+        async with _limiter():  # other tasks run between two forks
+            launch.launch()
     else:
         await _in_a_thread(launch)
     _register(child, launch)
