@@ -18,6 +18,12 @@ BACKENDS = {
     "uvloop": ("asyncio", {"use_uvloop": True}),
     "trio": ("trio", {}),
 }
+NEVER_BLOCKING = {  # every socket call there has MSG_DONTWAIT, which blockbuster cannot see
+    "_kernel/channel.py": {"send", "receive"},
+    "_kernel/rights.py": {"receive"},
+    "_kernel/token.py": {"take", "_hand_over"},
+    "_kernel/place.py": {"redeem", "_send_ticket", "put_back"},
+}
 GAP_SECONDS = 0.25  # a loop held up for longer than this fails `lively`; tests that promise less say so
 
 
@@ -54,7 +60,10 @@ def _servers_run() -> None:
     """What multiprocessing starts once and keeps is there before anything is counted."""
     from multiprocessing import resource_tracker
 
+    from aioproc._kernel.forkserver import server
+
     resource_tracker.ensure_running()
+    server.ensure_running()
 
 
 @pytest.fixture(autouse=True)
@@ -102,14 +111,13 @@ def _guards_of_async_tests(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(autouse=True)
 def blocked_loop_guard() -> Iterator[BlockBuster]:
-    """A blocking call that aioproc makes inside a running asyncio loop fails the test.
-
-    Sockets are used with MSG_DONTWAIT per call, which blockbuster cannot see, so the channel is exempt.
-    """
+    """A blocking call that aioproc makes inside a running asyncio loop fails the test."""
     with blockbuster_ctx("aioproc") as guard:
         for name, function in guard.functions.items():
+            function.can_block_in("_kernel/start.py", {"start", "poll"})  # read what is ready; see start.py
             if name.startswith("socket."):
-                function.can_block_in("_kernel/channel.py", {"send", "receive"})
+                for file, callers in NEVER_BLOCKING.items():
+                    function.can_block_in(file, callers)
         yield guard
 
 

@@ -6,6 +6,7 @@ Source: multiprocessing/reduction.py (DupFd), unix(7) (SCM_RIGHTS), os.register_
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 import weakref
@@ -114,6 +115,18 @@ class Handle:
                 "or through aioproc's own queues, pipes and pools"
             )
         return _adopt, (reduction.DupFd(self.fileno()),)
+
+
+class SocketView(socket.socket):
+    """Socket calls on a handle's descriptor, for as long as the handle is open; never closes it."""
+
+    __slots__ = ()
+
+    def __init__(self, handle: Handle) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, handle.fileno())
+
+    def __del__(self) -> None:  # in place of the base's finalizer, which would close the descriptor
+        self.detach()
 
 
 def _arrive(index: int) -> Handle:

@@ -63,10 +63,15 @@ class Line:
             next(iter(self._places.values())).set()
 
 
-def _line_of(handle: Handle, event: Event) -> Line:
+def loop_key() -> object:
+    """What tells the running loop from others."""
     from anyio.lowlevel import current_token
 
-    key = (current_token(), event)
+    return current_token()
+
+
+def _line_of(handle: Handle, event: Event) -> Line:
+    key = (loop_key(), event)
     line = handle.lines.get(key)
     if line is None:
         line = handle.lines.setdefault(key, Line(handle.lines, key))
@@ -80,6 +85,16 @@ async def checkpoint() -> None:
     await lowlevel.checkpoint()
 
 
+def spent() -> bool:
+    """Count one operation that was ready at once; True when it is time for a `checkpoint`."""
+    global _spent
+    _spent += 1
+    if _spent < BUDGET_OPERATIONS:
+        return False
+    _spent = 0
+    return True
+
+
 async def until(
     attempt: Callable[[], T], handle: Handle, event: Event = "read", timeout: float | None = None
 ) -> T:
@@ -90,10 +105,7 @@ async def until(
 
     If cancelled: The last attempt did not succeed, so nothing was taken.
     """
-    global _spent
-    _spent += 1
-    if _spent >= BUDGET_OPERATIONS:
-        _spent = 0
+    if spent():
         await checkpoint()
     if not handle.lines:  # nobody of this process waits before us
         try:

@@ -1,0 +1,40 @@
+"""Descriptors in packets: attempts to send and receive them.
+
+Source: unix(7) (SCM_RIGHTS), recvmsg(2) (MSG_CMSG_CLOEXEC, MSG_CTRUNC).
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Final, TypeAlias
+
+Rights: TypeAlias = list[tuple[int, int, bytes]]
+Received: TypeAlias = tuple[bytes, tuple[int, ...]]
+
+INT: Final = struct.Struct("i")
+ONE: Final = socket.CMSG_SPACE(INT.size)
+SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+RECEIVE_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+
+
+def rights(*descriptors: int) -> Rights:
+    """Descriptors as what `sendmsg` takes."""
+    packed = (
+        INT.pack(*descriptors) if len(descriptors) == 1 else struct.pack(f"{len(descriptors)}i", *descriptors)
+    )
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, packed)]
+
+
+def receive(view: socket.socket, length: int, most: int, flags: int = 0) -> Received:
+    """Receive a packet and its descriptors; fewer come than were sent when this process has none free.
+
+    Raises:
+        BlockingIOError: Nothing is there.
+    """
+    space = socket.CMSG_SPACE(INT.size * most)
+    packet, ancillary, _, _ = view.recvmsg(length, space, RECEIVE_FLAGS | flags)
+    if not ancillary:
+        return packet, ()
+    data = ancillary[0][2]
+    return packet, struct.unpack(f"{len(data) // INT.size}i", data)

@@ -1,0 +1,314 @@
+"""Tokens that survive their holders: what a lock, a permit and a right to listen are made of.
+
+A token is a packet with the only writing end of a pipe. Who holds it has the lock; when its holder dies,
+the kernel closes that end, and the reading end hangs up in everybody who waits. docs/design/lock.md argues
+why no two can hold one.
+
+Source: unix(7) (SCM_RIGHTS), pipe(7), flock(2), proc(5) (/proc/self/fd).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import socket
+import struct
+import sys
+import termios
+from typing import Any, Final
+
+from aioproc._kernel.forks import Private, no_fork
+from aioproc._kernel.handle import Handle, SocketView
+from aioproc._kernel.place import PACKET_BYTES, Place, next_ticket
+from aioproc._kernel.rights import INT, ONE, RECEIVE_FLAGS, SEND_FLAGS, Received, receive, rights
+from aioproc._kernel.waiting import checkpoint, loop_key, spent, until, until_blocking
+
+MOST_PIPES: Final = 128
+LINE_BYTES: Final = 1 << 20
+LEFT_TICKETS: Final = 32  # of this process's cancelled waits, between two sweeps of the line
+IDLE_PLACES: Final = 1  # kept for the next wait: making one costs ten system calls
+
+_TOKEN: Final = struct.Struct("=BB")  # abandoned, number of its pipe
+
+
+class Tokens(Private):
+    """A number of tokens, shared by processes; `tokens` makes them.
+
+    Args:
+        count: How many there are.
+        pipes: How many pipes they share. Those of one pipe are made anew when all their holders have died.
+        front: The end that sends free tokens and receives tickets.
+        back: The end that receives free tokens and sends tickets.
+        ends: The reading end of the one pipe, or a socket that holds a packet with those of all pipes.
+    """
+
+    def __init__(self, count: int, pipes: int, front: Handle, back: Handle, ends: Handle) -> None:
+        self.count = count
+        self.front, self.back = front, back
+        self._shared = (count, pipes, front, back, ends)
+        self._front_view, self._back_view = SocketView(front), SocketView(back)
+        self._held: list[tuple[int, bytes]] = []
+        self._pipes: list[Handle] = [ends] if pipes == 1 else []
+        self._places: dict[object, Place] = {}
+        self._idle: list[Place] = []
+        self._left = 0
+        super().__init__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tokens, self._shared
+
+    def __del__(self) -> None:
+        self.drop()
+
+    def drop(self) -> None:
+        """Close what is this process's alone; tokens held here are dead then."""
+        while self._held:
+            os.close(self._held.pop()[0])
+        self._places.clear()
+        self._idle.clear()
+
+    # What can be asked
+
+    @property
+    def held(self) -> int:
+        """How many tokens this process holds."""
+        return len(self._held)
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the last holder of a token that is held here died with it."""
+        return any(packet[0] for _, packet in self._held)
+
+    @property
+    def free(self) -> int:
+        """How many tokens nobody holds; those of the dead are made anew first."""
+        self.recover_all()
+        return _unread(self.back) // _TOKEN.size
+
+    @property
+    def waiting(self) -> int:
+        """How many tickets stand in the line, those of waits that were cancelled included."""
+        return _unread(self.front)
+
+    # Taking
+
+    def take(self) -> None:
+        """Take a free token: an attempt. While somebody waits none is free, so it passes nobody.
+
+        Raises:
+            BlockingIOError: None is free.
+            OSError: No free file descriptor; the token will be made anew.
+        """
+        with no_fork:
+            packet, ancillary, _, _ = self._back_view.recvmsg(PACKET_BYTES, ONE, RECEIVE_FLAGS)
+            if not ancillary:
+                raise _no_descriptor()
+            self._held.append((INT.unpack(ancillary[0][2])[0], packet))
+
+    def try_take(self) -> bool:
+        """Take a token without waiting, also one whose holder died."""
+        try:
+            self.take()
+        except BlockingIOError:
+            if not self.recover_all():
+                return False
+            try:
+                self.take()
+            except BlockingIOError:
+                return False
+        return True
+
+    async def acquire(self, timeout: float | None = None) -> None:
+        """Take a token, in order of arrival.
+
+        Raises:
+            TimeoutError: None came within ``timeout`` seconds.
+
+        If cancelled: None is taken; one that arrived is passed on.
+        If a peer dies: Its token comes back at once, its ticket is skipped.
+        Cost: One system call when a token is free, else one wake-up.
+        """
+        if spent():
+            await checkpoint()
+        try:
+            return self.take()
+        except BlockingIOError:
+            pass
+        key = loop_key()
+        place = self._places.get(key) or self._places.setdefault(key, self._idle_place())
+        place.join()
+        try:
+            await until(place.attempt, place.watch, timeout=timeout)
+        finally:
+            if place.leave():
+                self._put_away(self._places.pop(key))
+
+    def acquire_blocking(self, timeout: float | None = None) -> None:
+        """Take a token, asleep in this thread; see `acquire`."""
+        try:
+            return self.take()
+        except BlockingIOError:
+            pass
+        place = self._idle_place()
+        place.join()
+        try:
+            until_blocking(place.attempt, place.watch, timeout=timeout)
+        finally:
+            place.leave()
+            self._put_away(place)
+
+    def keep(self, got: Received) -> None:
+        """Hold a token that was received."""
+        packet, descriptors = got
+        if not descriptors:
+            raise _no_descriptor()
+        self._held.append((descriptors[0], packet))
+
+    # Giving
+
+    def release(self) -> None:
+        """Give a token to whoever has waited longest.
+
+        Raises:
+            ValueError: This process holds none.
+        """
+        with no_fork:
+            try:
+                fd, packet = self._held.pop()
+            except IndexError:
+                raise ValueError("released by a process that does not hold it") from None
+            self._hand_over(fd, _TOKEN.pack(False, packet[1]))
+
+    def pass_on(self, got: Received) -> None:
+        """Hand over a token that arrived for nobody, with its mark."""
+        packet, descriptors = got
+        for fd in descriptors:
+            self._hand_over(fd, packet)
+
+    def _hand_over(self, fd: int, packet: bytes) -> None:
+        """Send a token to the oldest ticket whose owner lives, or back to the free ones."""
+        token = rights(fd)
+        try:
+            while _unread(self.front):
+                ticket = next_ticket(self._front_view)
+                if ticket is not None and ticket.redeem(packet, token):
+                    return
+            self._front_view.sendmsg([packet], token, SEND_FLAGS)
+        finally:
+            os.close(fd)  # after an error: as if the holder had died
+
+    def sweep(self) -> None:
+        """Note that a ticket of ours was left in the line; now and then, take those of the gone out of it.
+
+        Others may post meanwhile, so those who wait can change places with them, no more.
+        """
+        self._left += 1
+        if self._left < LEFT_TICKETS:
+            return
+        self._left = 0
+        with no_fork:
+            for _ in range(self.waiting):
+                ticket = next_ticket(self._front_view)
+                if ticket is not None:
+                    ticket.put_back(self._back_view)
+
+    # When a holder dies
+
+    def pipes(self) -> list[Handle]:
+        """The reading ends of the tokens' pipes."""
+        if not self._pipes:
+            _, pipes, _, _, ledger = self._shared
+            with no_fork:
+                _, descriptors = receive(SocketView(ledger), 1, pipes, socket.MSG_PEEK)
+                self._pipes = [Handle(fd) for fd in descriptors]
+        return self._pipes
+
+    def recover_all(self) -> bool:
+        """Make the tokens of the dead anew; False when there were none."""
+        hung_up = _hung_up(self.pipes())
+        for descriptor in hung_up:
+            self.recover(descriptor)
+        return bool(hung_up)
+
+    def recover(self, descriptor: int) -> None:
+        """Make the tokens of a pipe that hung up anew, unless another process is just doing it.
+
+        Only who has the flock makes any, and only while no writing end exists, so none is made twice.
+        """
+        path = f"/proc/self/fd/{descriptor}"
+        with no_fork:
+            election = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                fcntl.flock(election, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _hung_up(self.pipes(), descriptor):
+                    self._make(path, [pipe.fileno() for pipe in self.pipes()].index(descriptor))
+            except BlockingIOError:
+                pass
+            finally:
+                os.close(election)
+
+    def _make(self, path: str, pipe: int) -> None:
+        for _ in range(pipe, self.count, len(self._pipes)):
+            self._hand_over(os.open(path, os.O_WRONLY | os.O_NONBLOCK), _TOKEN.pack(True, pipe))
+
+    # Places to wait at
+
+    def _idle_place(self) -> Place:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return Place(self)
+
+    def _put_away(self, place: Place) -> None:
+        if len(self._idle) < IDLE_PLACES and not place.closed:
+            self._idle.append(place)
+        else:
+            place.drop()
+
+
+def tokens(count: int = 1, pipes: int = 1) -> Tokens:
+    """New tokens, all free.
+
+    Args:
+        count: How many.
+        pipes: One for all of them, or up to `MOST_PIPES`: then a token comes back as soon as its holder dies.
+    """
+    line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in line:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LINE_BYTES)
+    front, back = (Handle(end.detach()) for end in line)
+    made = [tuple(map(Handle, os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))) for _ in range(pipes)]
+    sender = SocketView(front)
+    for number in range(count):
+        packet = _TOKEN.pack(False, number % pipes)
+        sender.sendmsg([packet], rights(made[number % pipes][1].fileno()), SEND_FLAGS)
+    ends = [reading for reading, _ in made]
+    return Tokens(count, pipes, front, back, ends[0] if pipes == 1 else _ledger(ends))
+
+
+def _ledger(ends: list[Handle]) -> Handle:
+    sender, ledger = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with sender:
+        sender.sendmsg([b"l"], rights(*(end.fileno() for end in ends)))
+    return Handle(ledger.detach())
+
+
+def _unread(handle: Handle) -> int:
+    """Bytes in all packets that lie in a socket."""
+    found = bytearray(INT.size)
+    fcntl.ioctl(handle.fileno(), termios.FIONREAD, found)
+    return int.from_bytes(found, sys.byteorder)
+
+
+def _no_descriptor() -> OSError:
+    return OSError(errno.EMFILE, "no free file descriptor for the token")
+
+
+def _hung_up(pipes: list[Handle], *only: int) -> list[int]:
+    """Those of the reading ends that no writing end exists for."""
+    poll = select.poll()
+    for descriptor in only or [pipe.fileno() for pipe in pipes]:
+        poll.register(descriptor, 0)
+    return [fd for fd, events in poll.poll(0) if events & select.POLLHUP]

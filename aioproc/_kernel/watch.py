@@ -1,0 +1,43 @@
+"""Several descriptors behind one, for whoever must wait for more than one thing at a time.
+
+Source: epoll(7): an epoll descriptor is itself readable while one of its members is ready.
+"""
+
+from __future__ import annotations
+
+import select
+from typing import Final
+
+from aioproc._kernel.handle import Handle, _wake_waiters
+
+READ: Final = select.EPOLLIN
+WRITE: Final = select.EPOLLOUT
+HANG_UP: Final = select.EPOLLHUP
+ONCE: Final = select.EPOLLET  # report each change once, not for as long as it lasts
+
+
+class Watch(Handle):
+    """A private epoll descriptor; give it to `until`, and ask `ready` in the attempt."""
+
+    __slots__ = ("_epoll",)
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        super().__init__(self._epoll.fileno())
+
+    def add(self, handle: Handle, events: int) -> None:
+        self._epoll.register(handle.fileno(), events)
+
+    def change(self, handle: Handle, events: int) -> None:
+        self._epoll.modify(handle.fileno(), events)
+
+    def ready(self) -> dict[int, int]:
+        """What is ready now: descriptor to events."""
+        return dict(self._epoll.poll(0))
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            if self.lines:
+                _wake_waiters(fd)
+            self._epoll.close()
