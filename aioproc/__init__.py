@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         WorkerDied,
     )
     from aioproc.group import ProcessGroup
+    from aioproc.local.lock import Lock
     from aioproc.local.process import Process
 
 _HOMES = {
@@ -63,11 +64,13 @@ _HOMES = {
     ),
     "aioproc.local.process": ("Process",),
     "aioproc.group": ("ProcessGroup",),
+    "aioproc.local.lock": ("Lock",),
 }
 _home_of = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Context",
+    "Lock",
     "Process",
     "ProcessDied",
     "ProcessGroup",
