@@ -64,6 +64,7 @@ def _servers_run() -> None:
 
     resource_tracker.ensure_running()
     server.ensure_running()
+    anyio.run(anyio.sleep, 0, backend_options={"use_uvloop": True})  # libuv's one pipe for all its signals
 
 
 @pytest.fixture(autouse=True)
