@@ -34,8 +34,11 @@ if TYPE_CHECKING:
         WorkerDied,
     )
     from aioproc.group import ProcessGroup
+    from aioproc.local.joinable_queue import JoinableQueue
     from aioproc.local.lock import Lock
     from aioproc.local.process import Process
+    from aioproc.local.queue import Queue
+    from aioproc.local.simple_queue import SimpleQueue
 
 _HOMES = {
     "aioproc.errors": (
@@ -63,6 +66,9 @@ _HOMES = {
         "set_start_method",
     ),
     "aioproc.local.process": ("Process",),
+    "aioproc.local.simple_queue": ("SimpleQueue",),
+    "aioproc.local.joinable_queue": ("JoinableQueue",),
+    "aioproc.local.queue": ("Queue",),
     "aioproc.group": ("ProcessGroup",),
     "aioproc.local.lock": ("Lock",),
 }
@@ -70,15 +76,18 @@ _home_of = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Context",
+    "JoinableQueue",
     "Lock",
     "Process",
     "ProcessDied",
     "ProcessGroup",
+    "Queue",
     "QueueEmpty",
     "QueueFull",
     "QueueShutDown",
     "RemoteError",
     "RemoteTraceback",
+    "SimpleQueue",
     "TasksLost",
     "WorkerDied",
     "active_children",

@@ -117,9 +117,14 @@ def __getattr__(name: str) -> type[Exception]:
     return globals().setdefault(name, made)  # type: ignore[no-any-return]
 
 
-def queue_error(name: str) -> type[Exception]:
-    """The class to raise for "Empty", "Full", "ShutDown": plain ``queue.X`` while asyncio is not imported."""
+def queue_error(name: str, lean: bool = True) -> type[Exception]:
+    """The class to raise for "Empty", "Full", "ShutDown".
+
+    Args:
+        lean: Plain ``queue.X`` will do while asyncio is not imported.
+    """
     plain: type[Exception] | None = getattr(queue, name, None)
-    if plain is None or "asyncio" in sys.modules:
-        return __getattr__(f"Queue{name}") if f"Queue{name}" not in globals() else globals()[f"Queue{name}"]
-    return plain
+    if lean and plain is not None and "asyncio" not in sys.modules:
+        return plain
+    made = f"Queue{name}"
+    return globals()[made] if made in globals() else __getattr__(made)

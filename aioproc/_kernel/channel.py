@@ -1,89 +1,177 @@
 """Packets through a socket pair: each sent and received whole, by any number of processes, without a lock.
 
-Source: unix(7) (SOCK_SEQPACKET, SCM_RIGHTS), memfd_create(2), mmap(2).
+Source: unix(7) (SOCK_SEQPACKET, SCM_RIGHTS, SO_PEEK_OFF), ioctl_list(2) (FIONREAD).
 """
 
 from __future__ import annotations
 
-import array
-import mmap
-import os
+import errno
+import fcntl
 import socket
 import struct
+import termios
+from collections import deque
 from collections.abc import Callable, Sequence
+from pickle import loads
 from typing import Any, Final
 
-from aioproc._kernel.handle import Handle
+from aioproc._kernel import bundle, memory
+from aioproc._kernel.handle import Handle, SocketView
 from aioproc._kernel.parcel import Parcel, unpack
+from aioproc._kernel.rights import RECEIVE_FLAGS, SEND_FLAGS, rights
 
-PACKET_BYTES: Final = 64 * 1024  # what is longer travels in a memfd
+PACKET_BYTES: Final = 64 * 1024  # what is longer travels in a file in memory
 SEND_BUFFER_BYTES: Final = 1 << 20
-DESCRIPTORS_PER_PACKET: Final = 253  # SCM_MAX_FD
 
-_PLAIN: Final = b"\0"
-_WITH_MEMORY: Final = b"\1"
-_COUNT: Final = struct.Struct("<I")
+_PICKLE: Final = 0x80  # a packet that begins so is a pickle and nothing else; else these flags:
+_MEMORY: Final = 1
+_BUNDLE: Final = 2
+_RAW: Final = 4
+_HEAD: Final = struct.Struct("<BI")  # flags, number of descriptors of the object
 _LENGTH: Final = struct.Struct("<Q")
+_ROOM_FOR_RIGHTS: Final = socket.CMSG_SPACE(4 * (bundle.DIRECT_DESCRIPTORS + 2))
+_SO_PEEK_OFF: Final = 42
 
 Opener = Callable[[Any, Sequence[Any], list[int]], Any]
+Arrival = tuple[bytearray, int, list[int]]  # a packet that was received and not yet opened
+
+_buffers: list[bytearray] = []
 
 
 class Channel:
     """One end of a packet channel; `send` and `receive` are attempts (see waiting.py)."""
 
-    __slots__ = ("_socket", "handle")
+    __slots__ = ("__weakref__", "_kept", "_socket", "handle")
 
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
-        self._socket: socket.socket | None = None
+        self._socket: SocketView | None = None
+        self._kept: deque[Arrival] = deque()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Channel, (self.handle,)
 
-    def send(self, parcel: Parcel) -> None:
-        """Send one packet.
+    def send(self, parcel: Parcel, tail: Handle | None = None) -> None:
+        """Send one packet, with ``tail`` as the last of its descriptors.
 
         Raises:
-            BlockingIOError: The channel is full.
+            BlockingIOError: The channel is full, or too many descriptors are on their way.
             BrokenPipeError: Nobody can receive any more.
+            OSError: No descriptor is free for what must go along; nothing was sent.
         """
-        packet, descriptors = _packet(parcel)
-        with _borrowed(self.handle) as sock:
-            if descriptors:
-                rights = array.array("i", [handle.fileno() for handle in descriptors])
-                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
-                sock.sendmsg([packet], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            else:
-                sock.send(packet, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        if parcel.packet is None:
+            seal(parcel)
+        along = parcel.rights if tail is None else (*parcel.rights, tail)
+        sock = self._socket if self._socket is not None and self.handle._fd >= 0 else self._borrow()
+        if not along:
+            sock.send(parcel.packet, SEND_FLAGS)  # type: ignore[arg-type]
+            return
+        try:
+            sock.sendmsg([parcel.packet], rights(*[handle.fileno() for handle in along]), SEND_FLAGS)  # type: ignore[list-item]
+        except OSError as error:
+            if error.errno == errno.ETOOMANYREFS:
+                raise BlockingIOError(errno.EAGAIN, "too many descriptors are on their way") from error
+            raise
 
-    def receive(self, opened: Opener = unpack) -> Any:
-        """Receive one packet and open it.
+    def receive(self, opener: Opener | None = None) -> Any:
+        """Receive one packet and open it; see `pull` for errors.
 
         Args:
-            opened: Called with the data, the buffers and the descriptors; it must close what it does not
-                adopt. By default it unpickles them.
+            opener: Called with the data, the buffers and the descriptors; it must close what it does not
+                adopt. Without one they are unpickled.
+        """
+        arrival = self.pull()
+        if arrival[2]:
+            self.admit(arrival)
+        return opened(arrival, opener)
+
+    def pull(self) -> Arrival:
+        """Receive one packet, to be opened later.
 
         Raises:
             BlockingIOError: Nothing is there.
             EOFError: Nothing is left and nobody can send any more.
+            OSError: No descriptor is free for what may come along; nothing was taken.
         """
-        with _borrowed(self.handle) as sock:
-            packet, ancillary, flags, _ = sock.recvmsg(
-                PACKET_BYTES + 4096,
-                socket.CMSG_SPACE(4 * DESCRIPTORS_PER_PACKET),
-                socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC,
-            )
-        descriptors = _received(ancillary)
-        if not packet:
-            raise EOFError("nobody can send any more")
+        if self._kept:
+            return self._kept.popleft()
+        bundle.need_free_soon()
+        sock = self._socket if self._socket is not None and self.handle._fd >= 0 else self._borrow()
+        buffer = _buffers.pop() if _buffers else bytearray(PACKET_BYTES + 64)
+        try:
+            nbytes, ancillary, flags, _ = sock.recvmsg_into((buffer,), _ROOM_FOR_RIGHTS, RECEIVE_FLAGS)
+        except BaseException:
+            _buffers.append(buffer)
+            raise
+        descriptors = bundle.received(ancillary) if ancillary else []
         if flags & socket.MSG_CTRUNC:
-            for fd in descriptors:
-                os.close(fd)
-            raise OSError("no free file descriptor for what came with the message")
-        return _opened(packet, descriptors, opened)
+            bundle.close_all(descriptors)
+            raise OSError(errno.EMFILE, "no free file descriptor for what came with the message")
+        if not nbytes:
+            _buffers.append(buffer)
+            raise EOFError("nobody can send any more")
+        return buffer, nbytes, descriptors
+
+    def keep(self, arrival: Arrival) -> None:
+        """Put a packet back in front: the next `pull` of this process gets it."""
+        self._kept.appendleft(arrival)
+
+    def admit(self, arrival: Arrival) -> None:
+        """See to it that there is room for all that is in its bundle; OSError if not, and it is kept."""
+        head = arrival[0]
+        if head[0] != _PICKLE and head[0] & _BUNDLE:
+            try:
+                bundle.highest_free(_HEAD.unpack_from(head)[1])
+            except OSError:
+                self.keep(arrival)
+                raise
+
+    def send_end(self) -> None:
+        """Let nobody send any more, in any process; what was sent can still be received."""
+        try:
+            self._borrow().shutdown(socket.SHUT_RDWR)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
+
+    @property
+    def kept(self) -> int:
+        """How many packets this process has received and put back."""
+        return len(self._kept)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes the kernel has for us; each packet has at least one."""
+        return int.from_bytes(fcntl.ioctl(self.handle.fileno(), termios.FIONREAD, b"\0\0\0\0"), "little")
+
+    def count(self) -> int:
+        """How many packets the kernel has for us; one process at a time may count."""
+        sock = self._borrow()
+        buffer = bytearray(PACKET_BYTES + 64)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
+        found = 0
+        try:
+            while sock.recv_into(buffer, 0, socket.MSG_DONTWAIT | socket.MSG_PEEK):
+                found += 1
+        except BlockingIOError:
+            pass
+        return found
 
     def close(self) -> None:
+        """Close this end in this process."""
+        while self._kept:
+            bundle.close_all(self._kept.popleft()[2])
         self.handle.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _borrow(self) -> SocketView:
+        self.handle.fileno()  # says so when it is closed
+        if self._socket is None:
+            self._socket = SocketView(self.handle)
+            self._socket.settimeout(None)
+        return self._socket
 
 
 def channel() -> tuple[Channel, Channel]:
@@ -94,47 +182,109 @@ def channel() -> tuple[Channel, Channel]:
     return Channel(Handle(left.detach())), Channel(Handle(right.detach()))
 
 
-class _borrowed:
-    """A socket object around a descriptor that stays ours."""
-
-    def __init__(self, handle: Handle) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, handle.fileno())
-
-    def __enter__(self) -> socket.socket:
-        return self._socket
-
-    def __exit__(self, *exc: object) -> None:
-        self._socket.detach()
+def seal(parcel: Parcel) -> None:
+    """Make the packet; what is too long for one is copied into a file in memory here."""
+    if parcel.packet is not None:
+        return
+    pieces, handles = parcel.pieces, parcel.handles
+    if not parcel.buffers and not handles and len(pieces) == 1 and len(pieces[0]) <= PACKET_BYTES:
+        parcel.packet = pieces[0]
+        return
+    _seal_with(parcel, 0)
 
 
-def _packet(parcel: Parcel) -> tuple[bytes, list[Handle]]:
-    if not parcel.buffers and len(parcel.data) < PACKET_BYTES:
-        return _PLAIN + parcel.data, list(parcel.handles)
-    pieces: list[Any] = [parcel.data, *parcel.buffers]
-    memory = Handle(os.memfd_create("aioproc", os.MFD_CLOEXEC))
-    for piece in pieces:
-        view = memoryview(piece).cast("B")
-        while view:
-            view = view[os.write(memory.fileno(), view) :]
-    lengths = b"".join(_LENGTH.pack(memoryview(piece).nbytes) for piece in pieces)
-    return _WITH_MEMORY + lengths, [memory, *parcel.handles]
+def raw(data: Any) -> Parcel:
+    """Bytes as they are, for `opened_bytes` on the other side."""
+    parcel = Parcel((data,))
+    _seal_with(parcel, _RAW)
+    return parcel
 
 
-def _opened(packet: bytes, descriptors: list[int], opened: Opener) -> Any:
-    if packet[:1] == _PLAIN:
-        return opened(memoryview(packet)[1:], (), descriptors)
-    memory = Handle(descriptors.pop(0))
-    whole = memoryview(mmap.mmap(memory.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE))
-    pieces, start = [], 0
-    for (length,) in _LENGTH.iter_unpack(packet[1:]):
-        pieces.append(whole[start : start + length])
-        start += length
-    return opened(pieces[0], pieces[1:], descriptors)
+def _seal_with(parcel: Parcel, flags: int) -> None:
+    along: list[Handle] = list(parcel.handles)
+    if parcel.buffers or sum(map(len, parcel.pieces)) > PACKET_BYTES:
+        flags |= _MEMORY
+        file, lengths = memory.stored(parcel.pieces, parcel.buffers)
+        along.insert(0, file)
+        body = b"".join(map(_LENGTH.pack, lengths))
+        parcel.pieces = parcel.buffers = ()
+    else:
+        body = b"".join(parcel.pieces)
+    count = len(along)
+    if count > bundle.DIRECT_DESCRIPTORS:
+        flags |= _BUNDLE
+        along = [bundle.bundled(along)]
+    parcel.rights = along
+    parcel.packet = body if not flags else _HEAD.pack(flags, count) + body
 
 
-def _received(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    descriptors = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-    return list(descriptors)
+def heavy(arrival: Arrival) -> bool:
+    """Whether opening it would hold up a loop."""
+    buffer = arrival[0]
+    if buffer[0] == _PICKLE or not buffer[0] & _MEMORY:
+        return False
+    return bool(_LENGTH.unpack_from(buffer, _HEAD.size)[0] > memory.IN_THREAD_BYTES)
+
+
+def opened(arrival: Arrival, opener: Opener | None = None) -> Any:
+    """The object that was received; whatever it raises while it is unpickled."""
+    buffer, nbytes, descriptors = arrival
+    if buffer[0] == _PICKLE:
+        try:
+            if opener is not None:
+                return opener(bytes(memoryview(buffer)[:nbytes]), (), descriptors)
+            return unpack(buffer, (), descriptors) if descriptors else loads(buffer)
+        finally:
+            _buffers.append(buffer)
+    flags, body = _unbundled(arrival)
+    if flags & _MEMORY:
+        lengths = [length for (length,) in _LENGTH.iter_unpack(body)]
+        return memory.opened(Handle(descriptors.pop(0)), lengths, descriptors, opener)
+    return (opener or unpack)(body, (), descriptors)
+
+
+def opened_bytes(arrival: Arrival) -> bytes:
+    """The bytes that were received, whether `raw` or the pickle of an object."""
+    buffer, nbytes, descriptors = arrival
+    if buffer[0] == _PICKLE:
+        data = bytes(memoryview(buffer)[:nbytes])
+        _buffers.append(buffer)
+    else:
+        flags, data = _unbundled(arrival)
+        if flags & _MEMORY:
+            file = Handle(descriptors.pop(0))
+            data = memory.read(file, _LENGTH.unpack_from(data)[0])
+    bundle.close_all(descriptors)
+    return data
+
+
+def length(arrival: Arrival) -> int:
+    """How many bytes `opened_bytes` would return."""
+    buffer, nbytes, _ = arrival
+    if buffer[0] == _PICKLE:
+        return nbytes
+    if buffer[0] & _MEMORY:
+        return int(_LENGTH.unpack_from(buffer, _HEAD.size)[0])
+    return nbytes - _HEAD.size
+
+
+def drop(arrival: Arrival) -> None:
+    """Let go of a packet and all that came with it."""
+    _buffers.append(arrival[0])
+    bundle.close_all(arrival[2])
+
+
+def take_tail(arrival: Arrival) -> Handle:
+    """The last descriptor of a packet, which its sender gave to `send`; this process's alone."""
+    return Handle(arrival[2].pop(), forks=False)
+
+
+def _unbundled(arrival: Arrival) -> tuple[int, bytes]:
+    """Flags and body; the arrival's descriptors are replaced by those that the bundle holds."""
+    buffer, nbytes, descriptors = arrival
+    flags, count = _HEAD.unpack_from(buffer)
+    body = bytes(memoryview(buffer)[_HEAD.size : nbytes])
+    if flags & _BUNDLE:
+        descriptors[:] = bundle.unbundled(descriptors.pop(0), count)
+    _buffers.append(buffer)
+    return flags, body

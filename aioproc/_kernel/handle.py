@@ -25,27 +25,17 @@ class _Courier(threading.local):
     incoming: MutableSequence[int] | None = None
 
 
-_courier = _Courier()
-
-
-@contextmanager
-def collecting() -> Iterator[list[Handle]]:
-    """While inside, handles pickled in this thread are collected instead of duplicated for a child."""
-    before, _courier.outgoing = _courier.outgoing, []
-    try:
-        yield _courier.outgoing
-    finally:
-        _courier.outgoing = before
+courier = _Courier()
 
 
 @contextmanager
 def handing_out(descriptors: MutableSequence[int]) -> Iterator[None]:
     """While inside, handles unpickled in this thread take these descriptors; what is left over is closed."""
-    before, _courier.incoming = _courier.incoming, descriptors
+    before, courier.incoming = courier.incoming, descriptors
     try:
         yield
     finally:
-        _courier.incoming = before
+        courier.incoming = before
         for fd in descriptors:
             if fd >= 0:
                 os.close(fd)
@@ -92,6 +82,11 @@ class Handle:
                 _wake_waiters(fd)
             os.close(fd)
 
+    def wake(self) -> None:
+        """Let tasks of the running loop that wait for it make another attempt."""
+        if self.lines:
+            _wake_waiters(self.fileno())
+
     def detach(self) -> int:
         """Give the descriptor away: it is the caller's to close."""
         fd, self._fd = self.fileno(), -1
@@ -104,9 +99,9 @@ class Handle:
         return f"<Handle {self._fd if self._fd >= 0 else 'closed'}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if _courier.outgoing is not None:
-            _courier.outgoing.append(self)
-            return _arrive, (len(_courier.outgoing) - 1,)
+        if courier.outgoing is not None:
+            courier.outgoing.append(self)
+            return _arrive, (len(courier.outgoing) - 1,)
         from multiprocessing import context, reduction
 
         if context.get_spawning_popen() is None:
@@ -130,8 +125,8 @@ class SocketView(socket.socket):
 
 
 def _arrive(index: int) -> Handle:
-    assert _courier.incoming is not None, "unpickled outside of a message"
-    fd, _courier.incoming[index] = _courier.incoming[index], -1
+    assert courier.incoming is not None, "unpickled outside of a message"
+    fd, courier.incoming[index] = courier.incoming[index], -1
     return Handle(fd)
 
 

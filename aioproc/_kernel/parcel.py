@@ -1,4 +1,4 @@
-"""An object on its way: pickled bytes, large buffers beside them, and the descriptors that go along.
+"""An object on its way: pickled pieces, large buffers beside them, and the descriptors that go along.
 
 Source: PEP 574 (pickle protocol 5), multiprocessing/reduction.py (ForkingPickler).
 """
@@ -7,52 +7,82 @@ from __future__ import annotations
 
 import copyreg
 import io
+import os
 import pickle
-from collections.abc import MutableSequence, Sequence
+import reprlib
+import socket
+import sys
+from collections.abc import Callable, MutableSequence, Sequence
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final
 
-from aioproc._kernel.handle import Handle, collecting, handing_out
+from aioproc._kernel.handle import Handle, courier, handing_out
 
 OUT_OF_BAND_BYTES: Final = 64 * 1024  # buffers of this size and more travel beside the pickle
+_NUMBERS: Final = frozenset({int, float, bool, type(None)})
+_STRINGS: Final = frozenset({str, bytes})
+_EXTRA: Final[dict[type, Any]] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
 
 
 class Parcel:
     """A pickled object.
 
     Attributes:
-        data: The pickle.
+        pieces: The pickle; bytes of 64 KiB and more inside it are pieces of their own, not copied.
         buffers: Large buffers of the object, in order, not copied.
         handles: Descriptors that travel with it, kept open until the parcel is gone.
+        packet: What is sent, once the channel has sealed the parcel; None before.
+        rights: The descriptors that are sent with the packet.
     """
 
-    __slots__ = ("buffers", "data", "handles")
+    __slots__ = ("buffers", "handles", "packet", "pieces", "rights")
 
-    def __init__(self, data: bytes, buffers: Sequence[memoryview], handles: Sequence[Handle]) -> None:
-        self.data = data
+    def __init__(
+        self, pieces: Sequence[Any], buffers: Sequence[memoryview] = (), handles: Sequence[Handle] = ()
+    ) -> None:
+        self.pieces = pieces
         self.buffers = buffers
         self.handles = handles
+        self.packet: bytes | None = None
+        self.rights: Sequence[Handle] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes will be copied."""
+        return sum(map(len, self.pieces)) + sum(view.nbytes for view in self.buffers)
 
 
-def pickled(obj: object, buffers: list[memoryview] | None = None) -> bytes:
-    """The pickle of an object, by cloudpickle where pickle itself cannot.
+def pickled(obj: object) -> bytes:
+    """The pickle of an object in one piece, by cloudpickle where pickle itself cannot.
 
     Raises:
         pickle.PicklingError: It cannot be pickled; the message names the object and what to do.
     """
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, 5)
+    if _learned() != _Tables.known:
+        _Tables.learn()
+    pickler.dispatch_table = _Tables.plain
     try:
-        return _written(_Pickler, obj, buffers)
+        pickler.dump(obj)
     except (pickle.PicklingError, AttributeError, TypeError) as failure:
-        if buffers is not None:
-            buffers.clear()
-        return _by_value(obj, buffers, failure)
+        return _by_value(obj, None, failure)
+    return file.getvalue()
 
 
 def pack(obj: object) -> Parcel:
     """Pickle an object for a message; see `pickled` for errors."""
-    buffers: list[memoryview] = []
-    with collecting() as handles:
-        data = pickled(obj, buffers)
-    return Parcel(data, buffers, handles)
+    kind = type(obj)
+    if kind in _NUMBERS or (kind in _STRINGS and len(obj) < OUT_OF_BAND_BYTES // 4):  # type: ignore[arg-type]
+        return Parcel((pickle.dumps(obj, 5),))
+    writer = _writers.pop() if _writers else _Writer()
+    handles: list[Handle] = []
+    before, courier.outgoing = courier.outgoing, handles
+    try:
+        pieces, buffers = writer.write(obj)
+    finally:
+        courier.outgoing = before
+    return Parcel(pieces, buffers, handles)
 
 
 def unpack(data: Any, buffers: Sequence[Any] = (), descriptors: MutableSequence[int] | None = None) -> Any:
@@ -61,37 +91,110 @@ def unpack(data: Any, buffers: Sequence[Any] = (), descriptors: MutableSequence[
         return pickle.loads(data, buffers=buffers)
 
 
-class _Pickler(pickle.Pickler):
-    @property
-    def dispatch_table(self) -> dict[type, Any]:  # type: ignore[override]
-        from multiprocessing.reduction import ForkingPickler
-
-        return {**copyreg.dispatch_table, **ForkingPickler._extra_reducers}  # type: ignore[attr-defined]
+class _Pieces(list[Any]):
+    write = list.append  # pickle hands over bytes of 64 KiB and more as they are
 
 
-def _written(pickler: Any, obj: object, buffers: list[memoryview] | None) -> bytes:
-    def keep_small_inside(buffer: pickle.PickleBuffer) -> bool:
+class _Writer:
+    """A pickler that is used again and again: to make one costs more than a small pickle."""
+
+    def __init__(self) -> None:
+        self._pieces = _Pieces()
+        self._buffers: list[memoryview] = []
+        self._pickler = pickle.Pickler(self._pieces, 5, buffer_callback=self._stays_inside)
+        self._known = -1
+
+    def write(self, obj: object) -> tuple[Sequence[Any], Sequence[memoryview]]:
+        """The pieces and the large buffers of an object."""
+        if self._known != _learned():
+            _Tables.learn()
+            self._known, self._pickler.dispatch_table = _Tables.known, _Tables.message
+        try:
+            self._pickler.dump(obj)
+        except (pickle.PicklingError, AttributeError, TypeError) as failure:
+            buffers: list[memoryview] = []
+            return [_by_value(obj, _keeper(buffers), failure)], buffers
+        made = tuple(self._pieces), tuple(self._buffers)
+        self._pickler.clear_memo()
+        self._pieces.clear()
+        self._buffers.clear()
+        _writers.append(self)  # one that failed is dropped: its pickle is half written
+        return made
+
+    def _stays_inside(self, buffer: pickle.PickleBuffer) -> bool:
+        return _stays_inside(buffer, self._buffers)
+
+
+_writers: list[_Writer] = []
+
+
+def _stays_inside(buffer: pickle.PickleBuffer, buffers: list[memoryview]) -> bool:
+    try:
         view = buffer.raw()
-        if view.nbytes < OUT_OF_BAND_BYTES:
-            return True
-        assert buffers is not None
-        buffers.append(view)
-        return False
-
-    file = io.BytesIO()
-    pickler(file, 5, buffer_callback=None if buffers is None else keep_small_inside).dump(obj)
-    return file.getvalue()
+    except BufferError:  # not contiguous
+        return True
+    if view.nbytes < OUT_OF_BAND_BYTES:
+        return True
+    buffers.append(view)
+    return False
 
 
-def _by_value(obj: object, buffers: list[memoryview] | None, failure: Exception) -> bytes:
+def _keeper(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+    return lambda buffer: _stays_inside(buffer, buffers)
+
+
+def _by_value(
+    obj: object, callback: Callable[[pickle.PickleBuffer], bool] | None, failure: Exception
+) -> bytes:
     try:
         import cloudpickle
     except ImportError:
         raise pickle.PicklingError(
-            f"cannot pickle {obj!r}: {failure} (lambdas, closures and a notebook's functions travel "
-            "with cloudpickle: pip install aioproc[cloudpickle])"
+            f"cannot pickle {reprlib.repr(obj)}: {failure} (lambdas, closures and a notebook's functions "
+            "travel with cloudpickle: pip install aioproc[cloudpickle])"
         ) from failure
+    file = io.BytesIO()
     try:
-        return _written(cloudpickle.Pickler, obj, buffers)
+        cloudpickle.Pickler(file, 5, buffer_callback=callback).dump(obj)
     except Exception as second:
-        raise pickle.PicklingError(f"cannot pickle {obj!r}: {second}") from failure
+        raise pickle.PicklingError(f"cannot pickle {reprlib.repr(obj)}: {second}") from failure
+    return file.getvalue()
+
+
+class _Tables:
+    """What copyreg and multiprocessing know to reduce, merged; made anew when either has learned more."""
+
+    known = -1
+    plain: dict[type, Any]
+    message: dict[type, Any]  # the stdlib's sockets and connections go along as descriptors
+
+    @classmethod
+    def learn(cls) -> None:
+        cls.known = _learned()
+        cls.plain = {**copyreg.dispatch_table, **_EXTRA}
+        cls.message = {**cls.plain, socket.socket: _reduce_socket}
+        connection = sys.modules.get("multiprocessing.connection")
+        if connection is not None:
+            cls.message[connection.Connection] = _reduce_connection
+
+
+def _learned() -> int:
+    return len(_EXTRA) + len(copyreg.dispatch_table)
+
+
+def _reduce_socket(sock: socket.socket) -> tuple[Any, ...]:
+    return _socket, (Handle(os.dup(sock.fileno())), sock.family, sock.type, sock.proto)
+
+
+def _socket(handle: Handle, family: int, kind: int, proto: int) -> socket.socket:
+    return socket.socket(family, kind, proto, fileno=handle.detach())
+
+
+def _reduce_connection(connection: Any) -> tuple[Any, ...]:
+    return _connection, (Handle(os.dup(connection.fileno())), connection.readable, connection.writable)
+
+
+def _connection(handle: Handle, readable: bool, writable: bool) -> Any:
+    from multiprocessing.connection import Connection
+
+    return Connection(handle.detach(), readable, writable)

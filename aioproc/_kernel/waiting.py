@@ -9,9 +9,10 @@ Source: poll(2), epoll(7); anyio.wait_readable.
 from __future__ import annotations
 
 import select
+import sys
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ Event = Literal["read", "write"]
 BUDGET_OPERATIONS: Final = 64  # ready operations between two yields to the loop
 
 _POLL: Final[dict[Event, int]] = {"read": select.POLLIN, "write": select.POLLOUT}
+_background: set[Any] = set()  # a loop keeps only weak references to its tasks
 _spent = 0
 
 
@@ -166,6 +168,35 @@ def until_blocking(
             return attempt()
         except BlockingIOError:
             pass
+
+
+async def in_thread(work: Callable[[], None]) -> None:
+    """Let a thread do it, to the end, whatever is cancelled: for copies that would hold up the loop."""
+    import anyio
+
+    with anyio.CancelScope(shield=True):
+        await anyio.to_thread.run_sync(work)
+
+
+def spawned(work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+    """Start a task that belongs to the running loop and to no task group; False when no loop runs here."""
+    if "asyncio" not in sys.modules and "trio" not in sys.modules:
+        return False
+    try:
+        backend, _ = running_backend()
+    except RuntimeError:  # no loop runs in this thread
+        return False
+    if backend == "trio":
+        import trio
+
+        trio.lowlevel.spawn_system_task(work)
+    else:
+        import asyncio
+
+        task = asyncio.get_running_loop().create_task(work())
+        _background.add(task)
+        task.add_done_callback(_background.discard)
+    return True
 
 
 async def shielded(wait: Callable[[], Awaitable[object]]) -> None:

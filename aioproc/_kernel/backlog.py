@@ -1,0 +1,137 @@
+"""What this process has accepted for a channel and the kernel has not yet taken, in order.
+
+It is written when the channel becomes writable: by a task of the running loop, by a thread where there is
+no loop, and when the process ends.
+
+Source: multiprocessing/util.py (Finalize).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from aioproc._kernel.channel import Channel, seal
+from aioproc._kernel.forks import Private
+from aioproc._kernel.handle import Handle
+from aioproc._kernel.parcel import Parcel
+from aioproc._kernel.waiting import spawned, until, until_blocking
+
+Outcome = Callable[[bool], None]
+
+
+class Backlog(Private):
+    """The parcels that wait for room in a channel.
+
+    Args:
+        writer: Where the parcels go.
+        reader: Its other end, closed in this process once nothing but the backlog keeps it alive.
+
+    If a peer dies: Nothing. If this process is killed, what is kept here dies with it.
+    """
+
+    def __init__(self, writer: Channel, reader: Channel) -> None:
+        self._channel = writer
+        self._reader = reader
+        self._kept: deque[tuple[Parcel, Handle | None, Outcome | None]] = deque()
+        self._lock = threading.Lock()
+        self._writing = False
+        self._afterwards: deque[Callable[[], None]] = deque()
+        self._finalizers: list[Any] = []
+        self.abandoned = False
+        super().__init__()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(self, parcel: Parcel, tail: Handle | None, outcome: Outcome | None, in_loop: bool) -> None:
+        """Keep a parcel and see to it that it is written; ``outcome`` is told whether it was sent."""
+        seal(parcel)  # its buffers may change from now on
+        with self._lock:
+            self._kept.append((parcel, tail, outcome))
+        self._mind_the_end()
+        if not self._writing:
+            self._writing = True
+            if not (in_loop and spawned(self._write)):
+                self._write_in_thread()
+
+    def pump(self) -> None:
+        """Write what goes; BlockingIOError while something is left."""
+        while True:
+            with self._lock:
+                if not self._kept:
+                    break
+                sent = True
+                try:
+                    self._channel.send(*self._kept[0][:2])
+                except (BrokenPipeError, ValueError):  # shut down, or closed here
+                    sent = False
+                _, _, outcome = self._kept.popleft()
+            if outcome is not None:
+                outcome(sent)
+        self._rest()
+
+    async def flush(self) -> None:
+        """Wait until the kernel has everything."""
+        if self._kept:
+            await until(self.pump, self._channel.handle, "write")
+
+    def flush_blocking(self, timeout: float | None = None) -> None:
+        """The same, asleep in this thread."""
+        if self._kept:
+            until_blocking(self.pump, self._channel.handle, "write", timeout)
+
+    async def _write(self) -> None:
+        try:
+            await self.flush()
+        finally:
+            self._writing = False
+
+    def _write_in_thread(self) -> None:
+        self._writing = True
+        threading.Thread(target=self._write_blocking, name="aioproc feeder", daemon=True).start()
+
+    def _write_blocking(self) -> None:
+        try:
+            self.flush_blocking()
+        finally:
+            self._writing = False
+
+    def _mind_the_end(self) -> None:
+        if not self._finalizers:
+            from multiprocessing.util import Finalize
+
+            self._finalizers = [  # one before the children are joined, who may be waiting for it, one after
+                Finalize(None, self._write_in_thread, exitpriority=10),
+                Finalize(None, self._finish, exitpriority=-5),
+            ]
+
+    def then(self, last: Callable[[], None]) -> None:
+        """Do this once nothing is kept any more: now, or after the last parcel was written."""
+        with self._lock:
+            if self._kept:
+                self._afterwards.append(last)
+                return
+        last()
+
+    def _rest(self) -> None:
+        while self._afterwards:
+            self._afterwards.popleft()()
+        finalizers, self._finalizers = self._finalizers, []
+        for finalizer in finalizers:
+            finalizer.cancel()
+
+    def _finish(self) -> None:
+        if not self.abandoned:
+            self._reader.close()  # if nobody else can receive, it is over
+            self.flush_blocking()
+
+    def drop(self) -> None:
+        """In a forked child: what is kept is the parent's to write."""
+        self._lock = threading.Lock()
+        self._kept.clear()
+        self._afterwards.clear()
+        self._finalizers = []
+        self._writing = False

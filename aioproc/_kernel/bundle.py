@@ -1,0 +1,95 @@
+"""Descriptors on their way in a packet: bundled when they are many, never dropped for want of room.
+
+Source: unix(7) (SCM_RIGHTS, MSG_CTRUNC, ETOOMANYREFS), getrlimit(2) (RLIMIT_NOFILE).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import socket
+import struct
+from collections.abc import Iterable, Sequence
+from time import monotonic
+from typing import Final
+
+from aioproc._kernel.handle import Handle
+from aioproc._kernel.rights import INT, RECEIVE_FLAGS, SEND_FLAGS, rights
+
+DIRECT_DESCRIPTORS: Final = 16  # more than these are bundled
+_PER_MESSAGE: Final = 253  # SCM_MAX_FD
+_CHECK_SECONDS: Final = 0.001
+_MARGIN: Final = 64
+
+_free_until = 0.0
+
+
+def received(messages: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    """The descriptors that came along, as `recvmsg` tells."""
+    found: list[int] = []
+    for level, kind, data in messages:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found += struct.unpack(f"{len(data) // INT.size}i", data)
+    return found
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close what nobody adopted."""
+    for fd in descriptors:
+        if fd >= 0:
+            os.close(fd)
+
+
+def need_free_soon() -> None:
+    """See to it that a packet's descriptors will find room; looks once a millisecond.
+
+    Raises:
+        OSError: They might not, and the kernel would drop them.
+    """
+    global _free_until
+    now = monotonic()
+    if now < _free_until:
+        return
+    if highest_free(1) + _MARGIN < resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
+        _free_until = now + _CHECK_SECONDS
+    else:
+        highest_free(DIRECT_DESCRIPTORS + 2)
+
+
+def highest_free(count: int) -> int:
+    """The highest of the next ``count`` free descriptors; OSError when there are not so many."""
+    taken: list[int] = []
+    try:
+        while len(taken) < count:
+            taken.append(os.eventfd(0))
+    except OSError as error:
+        if error.errno == errno.EMFILE:
+            raise OSError(errno.EMFILE, "no free file descriptor for what may come with a message") from error
+        raise
+    finally:
+        close_all(taken)
+    return taken[-1]
+
+
+def bundled(handles: Sequence[Handle]) -> Handle:
+    """One descriptor that stands for many: they lie in a socket pair of their own."""
+    inside, outside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with inside:
+        for start in range(0, len(handles), _PER_MESSAGE):
+            some = [handle.fileno() for handle in handles[start : start + _PER_MESSAGE]]
+            inside.sendmsg([b"+"], rights(*some), SEND_FLAGS)
+    return Handle(outside.detach())
+
+
+def unbundled(fd: int, count: int) -> list[int]:
+    """The many descriptors that one stands for; there is room for them, or they are lost."""
+    found: list[int] = []
+    with socket.socket(fileno=fd) as sock:
+        while len(found) < count:
+            _, messages, flags, _ = sock.recvmsg(1, socket.CMSG_SPACE(4 * _PER_MESSAGE), RECEIVE_FLAGS)
+            found += received(messages)
+            if flags & socket.MSG_CTRUNC:
+                close_all(found)
+                raise OSError(errno.EMFILE, "no free file descriptor for what came with the message")
+    return found

@@ -1,0 +1,255 @@
+"""The counts of a queue, kept by the kernel and right again after any death.
+
+To move a packet and to count it takes two system calls, and a process may die between them. So each such
+change is an *entry*: while it lasts the process holds the writing end of a pipe, under a shared `flock`, and
+one mark in a counter. A death closes that end, frees the lock and leaves the mark. Who then gets the lock for
+itself alone knows that nobody is in the middle of anything, and sets the counts right from what the kernel
+holds.
+
+Source: eventfd(2), flock(2), fifo(7), proc(5) (/proc/self/fd, /proc/self/fdinfo).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from aioproc._kernel.channel import Channel
+from aioproc._kernel.forks import no_fork
+from aioproc._kernel.handle import Handle
+
+_COUNTER: Final = os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE
+_WRITING: Final = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def counter(value: int = 0) -> Handle:
+    """A count that the kernel keeps; each read takes one from it."""
+    return Handle(os.eventfd(value, _COUNTER))
+
+
+def value_of(count: Handle) -> int:
+    """What a counter holds; nothing is taken."""
+    fd = os.open(f"/proc/self/fdinfo/{count.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _, _, rest = os.read(fd, 4096).partition(b"eventfd-count:")
+    finally:
+        os.close(fd)
+    return int(rest.split(None, 1)[0], 16)
+
+
+def ready(handle: Handle) -> bool:
+    """Whether there is something to read, or nobody who could write."""
+    poll = select.poll()
+    poll.register(handle.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def hung_up(handle: Handle) -> bool:
+    """Whether nobody can write any more."""
+    poll = select.poll()
+    poll.register(handle.fileno(), 0)
+    return bool(poll.poll(0))
+
+
+def reopened(pipe: Handle) -> int:
+    """A new writing end of a pipe of which we hold the reading end."""
+    return os.open(f"/proc/self/fd/{pipe.fileno()}", _WRITING)
+
+
+class Tally:
+    """Tasks that were sent, received and done; each open one holds the writing end of ``work``."""
+
+    __slots__ = ("done", "received", "sent", "work")
+
+    def __init__(self, *counts: Handle) -> None:
+        self.work, self.sent, self.received, self.done = counts or _new_tally()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tally, (self.work, self.sent, self.received, self.done)
+
+    def note(self, count: Handle, tasks: int = 1) -> None:
+        """Count tasks that were sent, received or done."""
+        os.eventfd_write(count.fileno(), tasks)
+
+    def set_right(self, packets: int) -> None:
+        """After a death: what was sent is what was received and what still lies there."""
+        behind = value_of(self.sent) - value_of(self.received) - packets
+        if behind:
+            os.eventfd_write((self.received if behind > 0 else self.sent).fileno(), abs(behind))
+
+    def unfinished(self) -> int:
+        """How many tasks were sent and not done."""
+        return value_of(self.sent) - value_of(self.done)
+
+    def close(self) -> None:
+        for handle in (self.work, self.sent, self.received, self.done):
+            handle.close()
+
+
+def _new_tally() -> tuple[Handle, ...]:
+    return _pipe(), counter(), counter(), counter()
+
+
+def _pipe() -> Handle:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    os.close(writer)
+    return Handle(reader)
+
+
+class Ledger:
+    """Places of a bounded queue, and the tally of a joinable one.
+
+    Attributes:
+        size: How many places there are; 0 when they are not limited.
+        places: The free places, as a counter; None when they are not limited.
+        tally: None when items are no tasks.
+        gate: Hangs up when the last entry ends, by itself or by a death.
+    """
+
+    __slots__ = ("gate", "marks", "places", "size", "tally")
+
+    def __init__(
+        self,
+        size: int,
+        tally: Tally | None,
+        gate: Handle | None = None,
+        marks: Handle | None = None,
+        places: Handle | None = None,
+    ) -> None:
+        self.size = size
+        self.tally = tally
+        self.gate = gate or _pipe()
+        self.marks = marks
+        self.places = places
+        if marks is None and (size or tally):
+            self.marks = counter()
+            self.places = counter(size) if size else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Ledger, (self.size, self.tally, self.gate, self.marks, self.places)
+
+    def has_place(self) -> bool:
+        """Whether a place is free."""
+        return self.places is None or ready(self.places)
+
+    def take_place(self) -> None:
+        """Take a free place; BlockingIOError when there is none."""
+        if self.places is not None:
+            os.eventfd_read(self.places.fileno())
+
+    def give_place(self) -> None:
+        """Free a place."""
+        if self.places is not None:
+            os.eventfd_write(self.places.fileno(), 1)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While inside, nobody else is in an entry; BlockingIOError when somebody is."""
+        lock = reopened(self.gate)  # a writing end: whoever it keeps out hears it close
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        finally:
+            os.close(lock)
+
+    def set_right(self, packets: Channel) -> bool:
+        """If somebody died in the middle of an entry and nobody else is in one now, set the counts right.
+
+        If a peer dies: The marks go last, so the next caller does again what this one did not finish.
+        """
+        if self.marks is None or not ready(self.marks):
+            return False
+        try:
+            with self.alone():
+                return self.set_right_alone(packets)
+        except BlockingIOError:  # somebody is in an entry: its end rings the gate
+            return False
+
+    def set_right_alone(self, packets: Channel) -> bool:
+        """The same for a caller that is `alone`."""
+        assert self.marks is not None
+        left = value_of(self.marks)
+        if left:
+            self._count_again(packets.count())
+        for _ in range(left):
+            os.eventfd_read(self.marks.fileno())
+        return left > 0
+
+    def _count_again(self, packets: int) -> None:
+        if self.places is not None:
+            missing = self.size - packets - value_of(self.places)
+            if missing > 0:
+                os.eventfd_write(self.places.fileno(), missing)
+        if self.tally is not None:
+            self.tally.set_right(packets)
+
+    def count(self, packets: Channel) -> int:
+        """How many packets there are."""
+        self.set_right(packets)
+        if self.places is not None:
+            return self.size - value_of(self.places)
+        lock = reopened(self.gate)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # for entries and counts only, and those are short
+            return packets.count()
+        finally:
+            os.close(lock)
+
+    def close(self) -> None:
+        for handle in (self.gate, self.marks, self.places, self.tally):
+            if handle is not None:
+                handle.close()
+
+
+class Entry:
+    """A change of a ledger and its packets, while it lasts.
+
+    Raises:
+        BlockingIOError: On entering, while somebody sets the counts right.
+    """
+
+    __slots__ = ("_fd", "_ledger")
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._fd = -1
+
+    def __enter__(self) -> Entry:
+        assert self._ledger.marks is not None
+        no_fork.acquire()  # a child forked in the middle of an entry would keep it open
+        try:
+            self._fd = reopened(self._ledger.gate)
+            fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            os.eventfd_write(self._ledger.marks.fileno(), 1)
+        except BaseException:
+            self._drop()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._fd >= 0:
+            assert self._ledger.marks is not None
+            os.eventfd_read(self._ledger.marks.fileno())
+        self._drop()
+
+    def _drop(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+        no_fork.release()
+
+    def goes_on(self) -> Handle:
+        """Let the entry outlive the ``with``: it ends with `ended`, or with the process."""
+        held, self._fd = Handle(self._fd, forks=False), -1
+        return held
+
+
+def ended(ledger: Ledger, held: Handle) -> None:
+    """The end of an entry that went on."""
+    assert ledger.marks is not None
+    os.eventfd_read(ledger.marks.fileno())
+    held.close()

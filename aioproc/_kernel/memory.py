@@ -1,0 +1,104 @@
+"""Large payloads: written once into a file in memory, read or mapped by whoever receives its descriptor.
+
+The kernel frees the file when nobody holds it, also when it was never received.
+
+Source: memfd_create(2), mmap(2) (MAP_PRIVATE), writev(2), preadv(2).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+from aioproc._kernel.handle import Handle, handing_out
+
+IN_THREAD_BYTES: Final = 4 << 20  # to copy more than this takes a thread, lest the loop waits
+_ALIGNMENT: Final = 64
+_READ_BYTES: Final = 1 << 20
+
+
+def stored(pieces: Sequence[Any], buffers: Sequence[memoryview]) -> tuple[Handle, list[int]]:
+    """A file in memory with the pickle and each buffer, and how long each of them is.
+
+    Raises:
+        OSError: There is no memory or no free descriptor.
+    """
+    memory = Handle(os.memfd_create("aioproc", os.MFD_CLOEXEC))
+    end = 0
+    for piece in pieces:
+        end = _write(memory.fileno(), memoryview(piece).cast("B"), end)
+    lengths = [end]
+    for buffer in buffers:
+        _write(memory.fileno(), buffer, _aligned(end))
+        end = _aligned(end) + buffer.nbytes
+        lengths.append(buffer.nbytes)
+    return memory, lengths
+
+
+def _write(fd: int, view: memoryview, start: int) -> int:
+    while view.nbytes:
+        written = os.pwrite(fd, view, start)
+        view, start = view[written:], start + written
+    return start
+
+
+def _aligned(position: int) -> int:
+    return -(-position // _ALIGNMENT) * _ALIGNMENT
+
+
+def opened(
+    memory: Handle, lengths: Sequence[int], descriptors: list[int], opener: Callable[..., Any] | None = None
+) -> Any:
+    """The object in a file: its buffers are mapped, writable, without a copy; the pickle is read."""
+    buffers = list(_mapped(memory, lengths)) if len(lengths) > 1 else []
+    if opener is not None:
+        return opener(read(memory, lengths[0]), buffers, descriptors)
+    with handing_out(descriptors):
+        return pickle.Unpickler(_Reader(memory.fileno(), lengths[0]), buffers=buffers).load()
+
+
+def _mapped(memory: Handle, lengths: Sequence[int]) -> Iterator[memoryview]:
+    whole = memoryview(mmap.mmap(memory.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE))
+    end = lengths[0]
+    for length in lengths[1:]:
+        start, end = _aligned(end), _aligned(end) + length
+        yield whole[start:end]
+
+
+class _Reader:
+    """A pickle in a file: large bytes are read straight into their place, and other threads run meanwhile."""
+
+    def __init__(self, fd: int, length: int) -> None:
+        self._fd = fd
+        self._at = 0
+        self._end = length
+
+    def read(self, most: int = -1) -> bytes:
+        left = self._end - self._at
+        data = os.pread(self._fd, left if most < 0 else min(most, left), self._at)
+        self._at += len(data)
+        return data
+
+    def readinto(self, place: Any) -> int:
+        view = memoryview(place).cast("B")
+        done = 0
+        while done < view.nbytes:
+            got = os.preadv(self._fd, [view[done : done + _READ_BYTES]], self._at)
+            if not got:
+                break
+            done, self._at = done + got, self._at + got
+        return done
+
+    def readline(self) -> bytes:
+        data = os.pread(self._fd, self._end - self._at, self._at)
+        line = data[: data.find(b"\n") + 1] or data
+        self._at += len(line)
+        return line
+
+
+def read(memory: Handle, length: int) -> bytes:
+    """The first bytes of a file in memory."""
+    return _Reader(memory.fileno(), length).read()

@@ -1,0 +1,338 @@
+"""A queue without a face: packets, counts, and what this process holds of them. Its methods are attempts."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from functools import partial
+from typing import Any
+
+from aioproc._kernel import channel as packets
+from aioproc._kernel.backlog import Backlog
+from aioproc._kernel.bell import Bell
+from aioproc._kernel.channel import Arrival, Channel
+from aioproc._kernel.handle import Handle
+from aioproc._kernel.ledger import Entry, Ledger, Tally, ended, hung_up, ready, reopened
+from aioproc._kernel.parcel import Parcel
+from aioproc.errors import TasksLost
+
+
+class Store:
+    """What the faces of a queue share.
+
+    Args:
+        maxsize: Most items there may be; 0 or less for no limit.
+        tasks: Whether items are tasks, open until they are done.
+    """
+
+    def __init__(self, maxsize: int = 0, tasks: bool = False) -> None:
+        writer, reader = packets.channel()
+        self._set_up(writer, reader, Ledger(max(maxsize, 0), Tally() if tasks else None))
+
+    def _set_up(self, writer: Channel, reader: Channel, ledger: Ledger) -> None:
+        self.writer = writer
+        self.reader = reader
+        self.ledger = ledger
+        self.backlog = Backlog(writer, reader)
+        self._counted = ledger.marks is not None
+        self._returned: deque[tuple[Any, BaseException | None]] = deque()
+        self._open_tasks: deque[Handle] = deque()
+        self._bell: Bell | None = None
+        self._ending = False
+        self.closed = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.check()
+        return _arrived, (self.writer, self.reader, self.ledger)
+
+    def check(self) -> None:
+        """ValueError once it is closed in this process."""
+        if self.closed:
+            raise ValueError("the queue is closed in this process")
+
+    # -- putting
+
+    def put(self, parcel: Parcel, in_loop: bool) -> None:
+        """Put an item.
+
+        Raises:
+            BlockingIOError: There is no free place.
+            BrokenPipeError: The queue was shut down.
+        """
+        if self._ending or self.closed:
+            self.check()
+            raise BrokenPipeError("shut down")
+        if self._counted:
+            self._put_entered(parcel, in_loop)
+        elif (self.backlog and not self._is_shut()) or not self._sent(parcel, None):
+            self.backlog.keep(parcel, None, None, in_loop)
+
+    def _put_entered(self, parcel: Parcel, in_loop: bool) -> None:
+        packets.seal(parcel)
+        if self.ledger.has_place():
+            try:
+                self._put_counted(parcel, in_loop)
+                return
+            except BlockingIOError:
+                pass
+        if self._bell is not None:
+            self._bell.quiet()  # what ends or dies from here on rings it
+        if self._is_shut():
+            raise BrokenPipeError("shut down")
+        self.ledger.set_right(self.reader)
+        if not self.ledger.has_place():  # to enter now would ring everybody who waits
+            raise BlockingIOError
+        self._put_counted(parcel, in_loop)
+
+    def _is_shut(self) -> bool:
+        return ready(self.writer.handle)
+
+    def _sent(self, parcel: Parcel, tail: Handle | None) -> bool:
+        try:
+            self.writer.send(parcel, tail)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _put_counted(self, parcel: Parcel, in_loop: bool) -> None:
+        ledger, tally = self.ledger, self.ledger.tally
+        with Entry(ledger) as entry:
+            ledger.take_place()
+            try:
+                task = None if tally is None else Handle(reopened(tally.work), forks=False)
+                if not self.backlog and self._sent(parcel, task):
+                    if tally is not None:
+                        tally.note(tally.sent)
+                else:
+                    outcome = partial(self._written, entry.goes_on())
+                    self.backlog.keep(parcel, task, outcome, in_loop)
+            except OSError:
+                ledger.give_place()
+                raise
+
+    def _written(self, entry: Handle, sent: bool) -> None:
+        if not sent:
+            self.ledger.give_place()
+        elif self.ledger.tally is not None:
+            self.ledger.tally.note(self.ledger.tally.sent)
+        ended(self.ledger, entry)
+
+    @property
+    def room(self) -> Handle:
+        """What to wait for when there is no place: a free one, a death, the end."""
+        assert self.ledger.places is not None or self.ledger.tally is not None
+        if self._bell is None or self._bell.handle.closed:
+            places = [] if self.ledger.places is None else [self.ledger.places]
+            self._bell = Bell([*places, self.writer.handle], [self.ledger.gate])
+        return self._bell.handle
+
+    # -- getting
+
+    def take(self) -> Arrival | None:
+        """Take an item, to be opened; None stands for one that was opened and came back.
+
+        Raises:
+            BlockingIOError: There is none.
+            EOFError: There is none, and the queue was shut down.
+        """
+        if self._returned:
+            return None
+        if self.closed:
+            self.check()
+        if self._counted:
+            return self._take_counted()
+        try:
+            return self.reader.pull()
+        except BlockingIOError:
+            if not self.backlog:
+                raise
+        self._pump()
+        return self.reader.pull()
+
+    def _take_counted(self) -> Arrival:
+        reader, ledger = self.reader, self.ledger
+        if reader.kept:
+            return reader.pull()
+        if not reader.waiting_bytes:
+            self._pump()
+            if not reader.waiting_bytes:
+                ledger.set_right(reader)
+                if hung_up(reader.handle):
+                    raise EOFError("shut down")
+                raise BlockingIOError
+        with Entry(ledger):
+            arrival = reader.pull()
+            ledger.give_place()
+            if ledger.tally is not None:
+                ledger.tally.note(ledger.tally.received)
+                self._open_tasks.append(packets.take_tail(arrival))
+            return arrival
+
+    def _pump(self) -> None:
+        try:
+            self.backlog.pump()
+        except BlockingIOError:
+            pass
+
+    def open(self, arrival: Arrival | None) -> Any:
+        """The item that was taken; whatever it raises while it is unpickled."""
+        if arrival is None:
+            item, failure = self._returned.popleft()
+            if failure is not None:
+                raise failure
+            return item
+        if arrival[2]:
+            self.reader.admit(arrival)
+        return packets.opened(arrival)
+
+    def take_more(self, found: list[Any], most: int) -> None:
+        """Take what is there now, until there are ``most``; what cannot be opened raises at the next get."""
+        while len(found) < most:
+            try:
+                arrival = self.take()
+            except (BlockingIOError, EOFError):
+                return
+            try:
+                found.append(self.open(arrival))
+            except Exception as failure:
+                self.give_back(None, failure)
+                return
+
+    def give_back(self, item: Any, failure: BaseException | None = None) -> None:
+        """An item that was opened and could not be handed out: the next of this process to take gets it."""
+        self._returned.append((item, failure))
+        self.reader.handle.wake()
+
+    # -- tasks
+
+    def task_done(self) -> None:
+        """Close the oldest open task that this process holds; ValueError when it holds none."""
+        assert self.ledger.tally is not None
+        try:
+            task = self._open_tasks.popleft()
+        except IndexError:
+            raise ValueError("task_done() called too many times") from None
+        self.ledger.tally.note(self.ledger.tally.done)
+        task.close()
+
+    def joined(self) -> None:
+        """Whether every task is done: BlockingIOError if not, TasksLost if some never will be."""
+        tally = self.ledger.tally
+        assert tally is not None
+        if not hung_up(tally.work):
+            raise BlockingIOError
+        with self.ledger.alone():
+            if not hung_up(tally.work):
+                raise BlockingIOError
+            self.ledger.set_right_alone(self.reader)
+            lost = tally.unfinished()
+            if lost > 0:
+                tally.note(tally.done, lost)
+                raise TasksLost(lost)
+
+    @property
+    def work(self) -> Handle:
+        """What to wait for until every task is done: it hangs up when nobody holds an open one."""
+        self.check()
+        assert self.ledger.tally is not None
+        return self.ledger.tally.work
+
+    # -- state and end
+
+    def qsize(self) -> int:
+        """How many items there are, with those that this process has not yet written."""
+        self.check()
+        kept = len(self._returned) + self.reader.kept
+        if self.ledger.places is None:
+            kept += len(self.backlog)
+        return kept + self.ledger.count(self.reader)
+
+    def empty(self) -> bool:
+        self.check()
+        return not (self._returned or self.reader.kept or self.reader.waiting_bytes or self.backlog)
+
+    def full(self) -> bool:
+        self.check()
+        return bool(self.ledger.size) and self.qsize() >= self.ledger.size
+
+    def shut_down(self, immediate: bool) -> None:
+        """Let nobody put any more; throw away what is left, if ``immediate``."""
+        self.check()
+        self._ending = True
+        if immediate:
+            self.writer.send_end()
+            self._throw_away()
+        elif self.backlog:
+            self.backlog.then(self.writer.send_end)
+        else:
+            self.writer.send_end()
+
+    def _throw_away(self) -> None:
+        self._pump()
+        self._returned.clear()
+        try:
+            while True:
+                arrival = self.take()
+                if arrival is not None:
+                    packets.drop(arrival)
+                if self.ledger.tally is not None:
+                    self.task_done()
+        except (BlockingIOError, EOFError):
+            pass
+
+    def close(self) -> None:
+        """No more is put or taken by this process; what it has put is still written."""
+        if self.closed:
+            return
+        self.closed = True
+        self._open_tasks.clear()
+        if self._bell is not None:
+            self._bell.close()
+        self.reader.close()
+        self.backlog.then(self._close_rest)
+
+    def _close_rest(self) -> None:
+        self.writer.close()
+        self.ledger.close()
+
+
+def _arrived(writer: Channel, reader: Channel, ledger: Ledger) -> Store:
+    store = Store.__new__(Store)
+    store._set_up(writer, reader, ledger)
+    return store
+
+
+class Opening:
+    """An item that is opened in a thread, and given back if nobody waits for it any more."""
+
+    def __init__(self, store: Store, arrival: Arrival) -> None:
+        self._store = store
+        self._arrival = arrival
+        self._lock = threading.Lock()
+        self._state = "new"
+        self.item: Any = None
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Open it (in the thread)."""
+        with self._lock:
+            if self._state != "new":
+                return
+            self._state = "running"
+        try:
+            self.item = self._store.open(self._arrival)
+        except BaseException as failure:
+            self.failure = failure
+        with self._lock:
+            if self._state == "left":
+                self._store.give_back(self.item, self.failure)
+            self._state = "done"
+
+    def leave(self) -> None:
+        """Nobody waits any more (in the loop)."""
+        with self._lock:
+            if self._state == "new":
+                self._store.reader.keep(self._arrival)
+            elif self._state == "done":
+                self._store.give_back(self.item, self.failure)
+            self._state = "left"

@@ -1,0 +1,351 @@
+"""Queue and its synchronous twin: items between processes, each to exactly one consumer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+from aioproc._kernel.channel import Arrival, heavy, seal
+from aioproc._kernel.memory import IN_THREAD_BYTES
+from aioproc._kernel.parcel import Parcel, pack
+from aioproc._kernel.store import Opening, Store
+from aioproc._kernel.waiting import checkpoint, in_thread, spent, until, until_blocking
+from aioproc.errors import queue_error
+
+__all__ = ["Queue", "SyncQueue"]
+
+T = TypeVar("T")
+_Q = TypeVar("_Q", bound="_Face")
+
+
+class _Face:
+    """What both faces are: a view of one store, which can travel."""
+
+    _store: Store
+    _lean = True  # a face for code that may not have imported asyncio
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _facing, (type(self), self._store)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {_state(self._store)}>"
+
+    def qsize(self) -> int:
+        """How many items there are: those that the kernel has and those that this process still keeps.
+
+        If a peer dies: Right; what it left in disorder is set right first.
+        Cost: Two system calls when bounded; else one for each item.
+        """
+        return self._store.qsize()
+
+    def empty(self) -> bool:
+        """Whether there is nothing to get just now."""
+        return self._store.empty()
+
+    def full(self) -> bool:
+        """Whether there is no place to put just now; never, when it is unbounded."""
+        return self._store.full()
+
+    def put_nowait(self, item: Any) -> None:
+        """Put an item if there is a place now.
+
+        Raises:
+            QueueFull: There is none.
+            QueueShutDown: The queue was shut down.
+            pickle.PicklingError: The item cannot be pickled; the message names it.
+
+        If a peer dies: Nothing.
+        Cost: One system call; seven when bounded. A payload of several MB is copied here and now.
+        """
+        parcel = pack(item)
+        try:
+            self._store.put(parcel, not self._lean)
+        except BlockingIOError:
+            raise queue_error("Full", self._lean)("no place in time") from None
+        except BrokenPipeError:
+            raise queue_error("ShutDown", self._lean)("the queue was shut down") from None
+
+    def get_nowait(self) -> Any:
+        """Take the oldest item if there is one now.
+
+        Raises:
+            QueueEmpty: There is none.
+            QueueShutDown: There is none and the queue was shut down.
+
+        If a peer dies: Whole items stay; a half-sent one is never seen.
+        Cost: One system call; seven when bounded. Bytes of several MB are copied here and now.
+        """
+        store = self._store
+        try:
+            arrival = store.take()
+        except BlockingIOError:
+            raise queue_error("Empty", self._lean)("no item in time") from None
+        except EOFError:
+            raise queue_error("ShutDown", self._lean)("the queue was shut down") from None
+        return store.open(arrival)
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """End the queue for all processes: a put raises QueueShutDown, a get does so once nothing is left.
+
+        Args:
+            immediate: Throw away what is left.
+
+        What this process has accepted and the kernel not yet taken is written first; what other processes
+        still keep then is thrown away, so let them `flush` before.
+
+        Cost: One system call; with ``immediate`` one for each item more.
+        """
+        self._store.shut_down(immediate)
+
+    def close(self) -> None:
+        """Use it no more in this process; what was put here is still written. Twice is harmless."""
+        self._store.close()
+
+    def cancel_join_thread(self) -> None:
+        """At the end of this process, do not wait until all that was put here is written."""
+        self._store.backlog.abandoned = True
+
+
+class Queue(_Face, Generic[T]):
+    """A queue between processes that coroutines wait for.
+
+    Args:
+        maxsize: Most items at a time, counted over all processes; 0 or less for no limit.
+
+    Each item goes to exactly one consumer; the items of one producer stay in order. It can be passed to any
+    process, as an argument or through another queue or pipe. ``sync`` is its twin for code without a loop.
+
+    >>> async def main():
+    ...     q = Queue()
+    ...     await q.put("hello")
+    ...     print(await q.get())
+    >>> import anyio; anyio.run(main)
+    hello
+    """
+
+    _lean = False
+
+    def __init__(self, maxsize: int = 0) -> None:
+        self._store = Store(maxsize)
+
+    @property
+    def sync(self) -> SyncQueue[T]:
+        """The same queue for code that has no event loop."""
+        return _facing(SyncQueue, self._store)  # type: ignore[no-any-return]
+
+    async def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
+        """Put an item, waiting while the queue is full.
+
+        Args:
+            item: Anything that can be pickled.
+            block: Whether to wait at all.
+            timeout: Seconds to wait; None waits for ever.
+
+        Raises:
+            QueueFull: There was no place in time; nothing was put.
+            QueueShutDown: The queue was shut down; nothing was put.
+            pickle.PicklingError: The item cannot be pickled; the message names it.
+
+        If cancelled: The item was not put.
+        If a peer dies: Its place comes back, also when it died in the middle of a put or get.
+        Cost: One system call; seven when bounded. More than 4 MB are copied in a thread.
+        """
+        parcel = pack(item)
+        if parcel.buffers or len(parcel.pieces) > 1:
+            await _sealed(parcel)
+        store = self._store
+        try:
+            if store.ledger.size and block:
+                await until(lambda: store.put(parcel, True), store.room, "read", timeout)
+                return
+            if spent():
+                await checkpoint()
+            store.put(parcel, True)
+        except (BlockingIOError, TimeoutError):
+            raise queue_error("Full", self._lean)("no place in time") from None
+        except BrokenPipeError:
+            raise queue_error("ShutDown", self._lean)("the queue was shut down") from None
+
+    async def get(self, block: bool = True, timeout: float | None = None) -> T:
+        """Take the oldest item, waiting while the queue is empty.
+
+        Args:
+            block: Whether to wait at all.
+            timeout: Seconds to wait; None waits for ever.
+
+        Returns:
+            The item, unpickled here.
+
+        Raises:
+            QueueEmpty: Nothing came in time; nothing was taken.
+            QueueShutDown: The queue was shut down and nothing is left.
+
+        If cancelled: Nothing is taken.
+        If a peer dies: Whole items stay; a half-sent one is never seen.
+        Cost: One system call when an item is ready, else one wake-up more; seven calls when bounded.
+        """
+        store = self._store
+        try:
+            arrival = await until(store.take, store.reader.handle, "read", timeout if block else 0)
+        except TimeoutError:
+            raise queue_error("Empty", self._lean)("no item in time") from None
+        except EOFError:
+            raise queue_error("ShutDown", self._lean)("the queue was shut down") from None
+        if arrival is not None and heavy(arrival):
+            return await self._opened(arrival)  # type: ignore[no-any-return]
+        return store.open(arrival)  # type: ignore[no-any-return]
+
+    async def _opened(self, arrival: Arrival) -> Any:
+        opening = Opening(self._store, arrival)
+        try:
+            await in_thread(opening.run)
+        except BaseException:
+            opening.leave()
+            raise
+        if opening.failure is not None:
+            raise opening.failure
+        return opening.item
+
+    async def put_many(self, items: Iterable[T]) -> None:
+        """Put several items, in order; see `put`.
+
+        If cancelled: The first of them were put, the others not.
+        """
+        for item in items:
+            await self.put(item)
+
+    async def get_many(self, most: int) -> list[T]:
+        """Take what is there now, at least one item and at most ``most``; see `get`."""
+        found = [await self.get()]
+        self._store.take_more(found, most)
+        return found
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        """The items until the queue is shut down and empty."""
+        return self._items()
+
+    async def _items(self) -> AsyncIterator[T]:
+        ended = queue_error("ShutDown", self._lean)
+        while True:
+            try:
+                item = await self.get()
+            except ended:
+                return
+            yield item
+
+    async def flush(self) -> None:
+        """Wait until the kernel has all that this process has put.
+
+        If cancelled: It is still being written.
+        """
+        await self._store.backlog.flush()
+
+    async def join_thread(self) -> None:
+        """After `close`: wait until all that this process has put is written; as in the stdlib."""
+        _check_closed(self._store)
+        await self.flush()
+
+    async def __aenter__(self: _Q) -> _Q:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._store.close()
+
+
+class SyncQueue(_Face, Generic[T]):
+    """The twin of `Queue` for code without an event loop: the stdlib's names, signatures and exceptions."""
+
+    def __init__(self, maxsize: int = 0) -> None:
+        self._store = Store(maxsize)
+
+    @property
+    def aio(self) -> Queue[T]:
+        """The same queue for coroutines."""
+        return _facing(Queue, self._store)  # type: ignore[no-any-return]
+
+    def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
+        """See `Queue.put`."""
+        parcel = pack(item)
+        store = self._store
+        try:
+            if store.ledger.size and block:
+                until_blocking(lambda: store.put(parcel, False), store.room, "read", timeout)
+            else:
+                store.put(parcel, False)
+        except (BlockingIOError, TimeoutError):
+            raise queue_error("Full", self._lean)("no place in time") from None
+        except BrokenPipeError:
+            raise queue_error("ShutDown", self._lean)("the queue was shut down") from None
+
+    def get(self, block: bool = True, timeout: float | None = None) -> T:
+        """See `Queue.get`."""
+        store = self._store
+        try:
+            if not block:
+                timeout = 0
+            arrival = until_blocking(store.take, store.reader.handle, "read", timeout)
+        except TimeoutError:
+            raise queue_error("Empty", self._lean)("no item in time") from None
+        except EOFError:
+            raise queue_error("ShutDown", self._lean)("the queue was shut down") from None
+        return store.open(arrival)  # type: ignore[no-any-return]
+
+    def put_many(self, items: Iterable[T]) -> None:
+        """See `Queue.put_many`."""
+        for item in items:
+            self.put(item)
+
+    def get_many(self, most: int) -> list[T]:
+        """See `Queue.get_many`."""
+        found = [self.get()]
+        self._store.take_more(found, most)
+        return found
+
+    def __iter__(self) -> Iterator[T]:
+        """The items until the queue is shut down and empty."""
+        ended = queue_error("ShutDown", self._lean)
+        while True:
+            try:
+                item = self.get()
+            except ended:
+                return
+            yield item
+
+    def flush(self) -> None:
+        """See `Queue.flush`."""
+        self._store.backlog.flush_blocking()
+
+    def join_thread(self) -> None:
+        """See `Queue.join_thread`."""
+        _check_closed(self._store)
+        self.flush()
+
+    def __enter__(self: _Q) -> _Q:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._store.close()
+
+
+def _facing(kind: Any, store: Store) -> Any:
+    face = object.__new__(kind)
+    face._store = store
+    return face
+
+
+def _state(store: Store) -> str:
+    if store.closed:
+        return "closed"
+    limit = f"/{store.ledger.size}" if store.ledger.size else ""
+    waiting = sum(len(line) for line in store.reader.handle.lines.values())
+    return f"{store.qsize()}{limit} items, {waiting} waiting"
+
+
+def _check_closed(store: Store) -> None:
+    if not store.closed:
+        raise ValueError("close() comes first")
+
+
+async def _sealed(parcel: Parcel) -> None:
+    if parcel.nbytes > IN_THREAD_BYTES:
+        await in_thread(lambda: seal(parcel))
