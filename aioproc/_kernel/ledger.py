@@ -35,7 +35,7 @@ def value_of(count: Handle) -> int:
     """What a counter holds; nothing is taken."""
     fd = os.open(f"/proc/self/fdinfo/{count.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _, _, rest = os.read(fd, 4096).partition(b"eventfd-count:")
+        _, _, rest = os.pread(fd, 4096, 0).partition(b"eventfd-count:")
     finally:
         os.close(fd)
     return int(rest.split(None, 1)[0], 16)

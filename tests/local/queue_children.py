@@ -1,0 +1,77 @@
+"""What the children of the queue tests do."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from tests.shared import Wire
+
+HEAVY = ("asyncio", "anyio", "trio", "uvloop")
+
+
+def put_all(queue: Any, items: list[Any]) -> None:
+    """Put each item, by the twin."""
+    for item in items:
+        queue.put(item)
+
+
+async def aput_all(queue: Any, items: list[Any]) -> None:
+    """Put each item, in a loop."""
+    for item in items:
+        await queue.put(item)
+
+
+def put_numbers(queue: Any, count: int) -> None:
+    """Put 0, 1, ... and end at once."""
+    for number in range(count):
+        queue.put((os.getpid(), number))
+
+
+async def aput_numbers(queue: Any, count: int) -> None:
+    """The same in a loop."""
+    for number in range(count):
+        await queue.put((os.getpid(), number))
+
+
+def echo(inbox: Any, outbox: Any) -> None:
+    """Send everything back until the end."""
+    for item in inbox:
+        outbox.put(item)
+
+
+async def aecho(inbox: Any, outbox: Any) -> None:
+    """The same in a loop."""
+    async for item in inbox:
+        await outbox.put(item)
+
+
+def loaded(queue: Any) -> None:
+    """Use the twin, then tell which heavy modules that took."""
+    queue.put(1)
+    queue.get()
+    try:
+        queue.get(timeout=0)
+    except Exception as error:
+        queue.put(type(error).__module__)
+    queue.get()
+    queue.put([name for name in HEAVY if name in sys.modules])
+
+
+def tell_end(queue: Any, wire: Wire) -> None:
+    """Say when waiting begins, and what ended it."""
+    wire.say("waiting")
+    try:
+        wire.say(queue.get())
+    except Exception as error:
+        wire.say(type(error).__name__)
+
+
+def tell_refusal(queue: Any, wire: Wire) -> None:
+    """The same for a put."""
+    wire.say("waiting")
+    try:
+        wire.say(queue.put("too much"))
+    except Exception as error:
+        wire.say(type(error).__name__)
