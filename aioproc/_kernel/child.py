@@ -9,6 +9,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Awaitable
 from multiprocessing import process, spawn
 from types import FrameType
@@ -168,6 +169,8 @@ def forget_the_parents_loop() -> None:
 
 def _unwind(number: int, frame: FrameType | None) -> NoReturn:
     signal.signal(signal.SIGTERM, _ignore)  # the second one must not interrupt a `finally`
+    # It may come when the target has made its coroutine, and the loop that will await it is not there yet.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     raise Unwinding(128 + number)
 
 
