@@ -1,20 +1,24 @@
-"""Know who is who: a child's own process id and its parent's, as seen from both sides."""
+"""Know who is who: a child tells its process id and its parent's, through a queue."""
 
 import os
 
 import aioproc
 
 
-async def ids() -> tuple[int, int]:
-    return os.getpid(), os.getppid()
+async def tell(queue: aioproc.Queue[tuple[int, int]]) -> None:
+    await queue.put((os.getpid(), os.getppid()))
 
 
 async def main() -> None:
     for method in "fork", "spawn":
-        p = aioproc.get_context(method).Process(target=ids)
+        context = aioproc.get_context(method)
+        queue = context.Queue()
+        p = context.Process(target=tell, args=(queue,))
         await p.start()
-        pid, parent_pid = await p.result()
-        print(f"{method}: the child is p.pid: {pid == p.pid}, its parent is us: {parent_pid == os.getpid()}")
+        told = await queue.get()
+        await p.join()
+        agree = told == (p.pid, os.getpid())
+        print(f"{method}: child and parent {'agree' if agree else 'do not agree'} on who is who")
 
 
 if __name__ == "__main__":

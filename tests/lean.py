@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-MADE = ["nothing", "Lock"]
+MADE = ["nothing", "Lock", "Queue", "JoinableQueue", "SimpleQueue"]
 
 
 def heavy_modules(twin: Any = None) -> list[str]:

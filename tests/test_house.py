@@ -237,10 +237,10 @@ def public_classes() -> list[type]:
 
 @pytest.mark.parametrize("kind", public_classes(), ids=lambda kind: str(kind.__name__))
 def test_waiting_methods_say_what_cancels(kind: Any) -> None:
-    """Each public method that waits says what a cancellation leaves behind."""
+    """Each public method that waits says what a cancellation leaves behind, or refers to one that does."""
     for name, method in inspect.getmembers(kind, inspect.iscoroutinefunction):
         if not name.startswith("_"):
-            assert "If cancelled:" in (method.__doc__ or ""), f"{kind.__name__}.{name}"
+            assert re.search(r"If cancelled:|\bsee `", method.__doc__ or ""), f"{kind.__name__}.{name}"
 
 
 def examples_in_docstrings() -> list[doctest.DocTest]:
