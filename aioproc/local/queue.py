@@ -241,7 +241,7 @@ class Queue(_Face, Generic[T]):
         await self._store.backlog.flush()
 
     async def join_thread(self) -> None:
-        """After `close`: wait until all that this process has put is written, as in the stdlib; see `flush`."""
+        """After `close`: wait until all that was put here is written, as in the stdlib; see `flush`."""
         _check_closed(self._store)
         await self.flush()
 
