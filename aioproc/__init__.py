@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         set_start_method,
     )
     from aioproc.errors import (
+        NotOwner,
         ProcessDied,
         QueueEmpty,
         QueueFull,
@@ -34,14 +35,20 @@ if TYPE_CHECKING:
         WorkerDied,
     )
     from aioproc.group import ProcessGroup
+    from aioproc.local.barrier import Barrier
+    from aioproc.local.condition import Condition
+    from aioproc.local.event import Event
     from aioproc.local.joinable_queue import JoinableQueue
     from aioproc.local.lock import Lock
     from aioproc.local.process import Process
     from aioproc.local.queue import Queue
+    from aioproc.local.rlock import RLock
+    from aioproc.local.semaphore import BoundedSemaphore, Semaphore
     from aioproc.local.simple_queue import SimpleQueue
 
 _HOMES = {
     "aioproc.errors": (
+        "NotOwner",
         "ProcessDied",
         "QueueEmpty",
         "QueueFull",
@@ -71,13 +78,23 @@ _HOMES = {
     "aioproc.local.queue": ("Queue",),
     "aioproc.group": ("ProcessGroup",),
     "aioproc.local.lock": ("Lock",),
+    "aioproc.local.semaphore": ("BoundedSemaphore", "Semaphore"),
+    "aioproc.local.event": ("Event",),
+    "aioproc.local.rlock": ("RLock",),
+    "aioproc.local.condition": ("Condition",),
+    "aioproc.local.barrier": ("Barrier",),
 }
 _home_of = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Barrier",
+    "BoundedSemaphore",
+    "Condition",
     "Context",
+    "Event",
     "JoinableQueue",
     "Lock",
+    "NotOwner",
     "Process",
     "ProcessDied",
     "ProcessGroup",
@@ -85,8 +102,10 @@ __all__ = [
     "QueueEmpty",
     "QueueFull",
     "QueueShutDown",
+    "RLock",
     "RemoteError",
     "RemoteTraceback",
+    "Semaphore",
     "SimpleQueue",
     "TasksLost",
     "WorkerDied",

@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
+    "NotOwner",
     "ProcessDied",
     "QueueEmpty",
     "QueueFull",
@@ -36,6 +37,13 @@ class RemoteTraceback(Exception):
 
 class RemoteError(Exception):
     """An exception (or a result) of another process that could not be pickled; its text came instead."""
+
+
+class NotOwner(AssertionError, RuntimeError):
+    """A lock, or a condition's lock, is not this task's to release, wait on or notify under.
+
+    multiprocessing raises an AssertionError there, threading and asyncio a RuntimeError: this is both.
+    """
 
 
 class ProcessDied(RuntimeError):

@@ -23,7 +23,9 @@ NEVER_BLOCKING = {  # every socket call there has MSG_DONTWAIT, which blockbuste
     "_kernel/bundle.py": {"bundled", "unbundled"},
     "_kernel/rights.py": {"receive"},
     "_kernel/token.py": {"take", "_hand_over"},
-    "_kernel/place.py": {"redeem", "_send_ticket", "put_back"},
+    "_kernel/place.py": {"_send_ticket"},
+    "_kernel/ticket.py": {"redeem", "put"},
+    "_kernel/round.py": {"_packet", "verdict", "give", "arrive", "break_"},
 }
 GAP_SECONDS = 0.25  # a loop held up for longer than this fails `lively`; tests that promise less say so
 

@@ -6,17 +6,19 @@ Source: unix(7), shutdown(2), epoll(7), proc(5) (/proc/self/fd).
 from __future__ import annotations
 
 import os
-import select
 import socket
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final, Generic, Protocol, TypeVar
 
 from aioproc._kernel.forks import Private, no_fork
 from aioproc._kernel.handle import Handle, SocketView
-from aioproc._kernel.rights import SEND_FLAGS, Received, Rights, receive, rights
+from aioproc._kernel.rights import SEND_FLAGS, Received, receive, rights
+from aioproc._kernel.ticket import TICKET
+from aioproc._kernel.waiting import loop_key
 from aioproc._kernel.watch import HANG_UP, ONCE, READ, WRITE, Watch
 
 PACKET_BYTES: Final = 16
-TICKET: Final = b"t"
+IDLE_PLACES: Final = 1  # kept for the next wait: making one costs ten system calls
 
 
 class Source(Protocol):
@@ -32,58 +34,6 @@ class Source(Protocol):
     def sweep(self) -> None: ...
 
 
-class Ticket:
-    """A ticket that was taken out of the line, with the private end of its owner."""
-
-    __slots__ = ("_end", "_receipt")
-
-    def __init__(self, end: int, receipt: int) -> None:
-        self._end = end
-        self._receipt = receipt
-
-    def redeem(self, packet: bytes, token: Rights) -> bool:
-        """Send the token to the owner; False when the owner has died or left."""
-        end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, self._end)
-        try:
-            end.sendmsg([packet], token, SEND_FLAGS)
-        except (BrokenPipeError, ConnectionResetError):
-            return False
-        finally:
-            end.close()
-            os.close(self._receipt)
-        return True
-
-    def put_back(self, line: socket.socket) -> bool:
-        """Put the ticket at the end of the line, unless its owner has died or left."""
-        try:
-            if _alive(self._end):
-                line.sendmsg([TICKET], rights(self._end, self._receipt), SEND_FLAGS)
-                return True
-            return False
-        finally:
-            os.close(self._end)
-            os.close(self._receipt)
-
-
-def _alive(end: int) -> bool:
-    poll = select.poll()
-    poll.register(end, 0)
-    return not poll.poll(0)
-
-
-def next_ticket(line: socket.socket) -> Ticket | None:
-    """Take the oldest ticket; None when nobody stands in the line."""
-    while True:
-        try:
-            _, descriptors = receive(line, 1, 2)
-        except BlockingIOError:
-            return None
-        if len(descriptors) == 2:
-            return Ticket(*descriptors)
-        for fd in descriptors:  # none free for it: its owner sees the receipt hang up, and asks again
-            os.close(fd)
-
-
 class Place(Private):
     """Where the tasks of one loop, or one thread, wait for tokens.
 
@@ -91,7 +41,9 @@ class Place(Private):
     writing end of a pipe, its receipt: when the last one is closed, no ticket of ours is left anywhere.
     """
 
-    def __init__(self, source: Source) -> None:
+    free: int = READ  # what to watch the free tokens for
+
+    def __init__(self, source: Source, line: Handle) -> None:
         self._source = source
         self.waiters = 0
         self._tickets = 0  # at most so many are in the line, or in a releaser's hands
@@ -105,9 +57,9 @@ class Place(Private):
             self.watch = Watch()
             super().__init__()
         self._end = SocketView(self._mine)
-        self._line = SocketView(source.back)
+        self._line = SocketView(line)
         self.watch.add(self._mine, READ)
-        self.watch.add(source.back, READ)
+        self.watch.add(source.back, self.free)
         self.watch.add(self._receipt, HANG_UP | ONCE)
         for pipe in source.pipes():
             self.watch.add(pipe, HANG_UP)
@@ -137,18 +89,27 @@ class Place(Private):
             BlockingIOError: Not yet.
         """
         ready = self.watch.ready()
-        if self._receipt.fileno() in ready:
-            self._tickets = 0
-        if self._mine.fileno() in ready:
-            with no_fork:
-                self._source.keep(receive(self._end, PACKET_BYTES, 1))
-                self._tickets -= self._tickets > 0
+        if self._arrived(ready):
             return
-        for pipe in self._source.pipes():
-            if ready.get(pipe.fileno(), 0) & HANG_UP:
-                self._source.recover(pipe.fileno())
+        self._recover(ready)
         self._post()
         self._source.take()
+
+    def _arrived(self, ready: dict[int, int]) -> bool:
+        if self._receipt.fileno() in ready:
+            self._tickets = 0
+        if self._mine.fileno() not in ready:
+            return False
+        with no_fork:
+            self._source.keep(receive(self._end, PACKET_BYTES, 1))
+            self._tickets -= self._tickets > 0
+        return True
+
+    def _recover(self, ready: dict[int, int]) -> bool:
+        hung_up = [p for p in self._source.pipes() if ready.get(p.fileno(), 0) & HANG_UP]
+        for pipe in hung_up:
+            self._source.recover(pipe.fileno())
+        return bool(hung_up)
 
     @property
     def closed(self) -> bool:
@@ -157,7 +118,7 @@ class Place(Private):
     def _post(self) -> None:
         while self._tickets < self.waiters:
             try:
-                self._send_ticket()
+                self._send_ticket(self._line)
             except BlockingIOError:
                 if not self._tickets:
                     self._wait_for_room(True)
@@ -168,13 +129,13 @@ class Place(Private):
 
     def _wait_for_room(self, wait: bool) -> None:
         self._crowded = wait
-        self.watch.change(self._source.back, READ | WRITE if wait else READ)
+        self.watch.change(self._source.back, self.free | WRITE if wait else self.free)
 
-    def _send_ticket(self) -> None:
+    def _send_ticket(self, line: SocketView) -> None:
         with no_fork:
             receipt = os.open(f"/proc/self/fd/{self._receipt.fileno()}", os.O_WRONLY | os.O_NONBLOCK)
             try:
-                self._line.sendmsg([TICKET], rights(self._theirs.fileno(), receipt), SEND_FLAGS)
+                line.sendmsg([TICKET], rights(self._theirs.fileno(), receipt), SEND_FLAGS)
             finally:
                 os.close(receipt)
 
@@ -189,12 +150,64 @@ class Place(Private):
                     break
                 if not got[0]:
                     break
-                self._source.pass_on(got)
+                self._arrived_late(got)
         self.drop()
         self._source.sweep()
+
+    def _arrived_late(self, got: Received) -> None:
+        self._source.pass_on(got)
 
     def drop(self) -> None:
         """Close everything without a word to others."""
         for handle in (self.watch, self._mine, self._theirs, self._receipt):
             handle.lines.clear()
             handle.close()
+
+
+P = TypeVar("P", bound=Place)
+
+
+class Places(Generic[P]):
+    """The places of one process in one line: one for each loop, one for each thread that waits."""
+
+    def __init__(self, make: Callable[[], P]) -> None:
+        self._make = make
+        self._of_loop: dict[object, P] = {}
+        self._idle: list[P] = []
+
+    def of_loop(self) -> P:
+        """Join the place of the running loop."""
+        key = loop_key()
+        place = self._of_loop.get(key)
+        if place is None:
+            place = self._of_loop.setdefault(key, self._unused())
+        place.join()
+        return place
+
+    def of_thread(self) -> P:
+        """Join a place of one's own."""
+        place = self._unused()
+        place.join()
+        return place
+
+    def leave(self, place: P) -> None:
+        """Leave the place; the last one puts it away for the next wait."""
+        if not place.leave():
+            return
+        for key in [key for key, other in self._of_loop.items() if other is place]:
+            del self._of_loop[key]
+        if len(self._idle) < IDLE_PLACES and not place.closed:
+            self._idle.append(place)
+        else:
+            place.drop()
+
+    def forget(self) -> None:
+        """Forget all, in a forked child; each closes what is private itself."""
+        self._of_loop.clear()
+        self._idle.clear()
+
+    def _unused(self) -> P:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._make()

@@ -17,18 +17,20 @@ import socket
 import struct
 import sys
 import termios
+import weakref
+from functools import partial
 from typing import Any, Final
 
 from aioproc._kernel.forks import Private, no_fork
 from aioproc._kernel.handle import Handle, SocketView
-from aioproc._kernel.place import PACKET_BYTES, Place, next_ticket
+from aioproc._kernel.place import PACKET_BYTES, Place, Places
 from aioproc._kernel.rights import INT, ONE, RECEIVE_FLAGS, SEND_FLAGS, Received, receive, rights
-from aioproc._kernel.waiting import checkpoint, loop_key, spent, until, until_blocking
+from aioproc._kernel.ticket import next_ticket
+from aioproc._kernel.waiting import checkpoint, spent, until, until_blocking
 
 MOST_PIPES: Final = 128
 LINE_BYTES: Final = 1 << 20
 LEFT_TICKETS: Final = 32  # of this process's cancelled waits, between two sweeps of the line
-IDLE_PLACES: Final = 1  # kept for the next wait: making one costs ten system calls
 
 _TOKEN: Final = struct.Struct("=BB")  # abandoned, number of its pipe
 
@@ -51,13 +53,15 @@ class Tokens(Private):
         self._front_view, self._back_view = SocketView(front), SocketView(back)
         self._held: list[tuple[int, bytes]] = []
         self._pipes: list[Handle] = [ends] if pipes == 1 else []
-        self._places: dict[object, Place] = {}
-        self._idle: list[Place] = []
+        self._places = Places(partial(Place, weakref.proxy(self), back))
         self._left = 0
+        self.owner: object = None  # of a lock that its owner may take again
+        self.depth = 0
         super().__init__()
+        _here[_identity(ends)] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Tokens, self._shared
+        return _arrived, self._shared
 
     def __del__(self) -> None:
         self.drop()
@@ -66,8 +70,7 @@ class Tokens(Private):
         """Close what is this process's alone; tokens held here are dead then."""
         while self._held:
             os.close(self._held.pop()[0])
-        self._places.clear()
-        self._idle.clear()
+        self._places.forget()
 
     # What can be asked
 
@@ -85,12 +88,12 @@ class Tokens(Private):
     def free(self) -> int:
         """How many tokens nobody holds; those of the dead are made anew first."""
         self.recover_all()
-        return _unread(self.back) // _TOKEN.size
+        return unread(self.back) // _TOKEN.size
 
     @property
     def waiting(self) -> int:
         """How many tickets stand in the line, those of waits that were cancelled included."""
-        return _unread(self.front)
+        return unread(self.front)
 
     # Taking
 
@@ -136,14 +139,11 @@ class Tokens(Private):
             return self.take()
         except BlockingIOError:
             pass
-        key = loop_key()
-        place = self._places.get(key) or self._places.setdefault(key, self._idle_place())
-        place.join()
+        place = self._places.of_loop()
         try:
             await until(place.attempt, place.watch, timeout=timeout)
         finally:
-            if place.leave():
-                self._put_away(self._places.pop(key))
+            self._places.leave(place)
 
     def acquire_blocking(self, timeout: float | None = None) -> None:
         """Take a token, asleep in this thread; see `acquire`."""
@@ -151,13 +151,11 @@ class Tokens(Private):
             return self.take()
         except BlockingIOError:
             pass
-        place = self._idle_place()
-        place.join()
+        place = self._places.of_thread()
         try:
             until_blocking(place.attempt, place.watch, timeout=timeout)
         finally:
-            place.leave()
-            self._put_away(place)
+            self._places.leave(place)
 
     def keep(self, got: Received) -> None:
         """Hold a token that was received."""
@@ -191,7 +189,7 @@ class Tokens(Private):
         """Send a token to the oldest ticket whose owner lives, or back to the free ones."""
         token = rights(fd)
         try:
-            while _unread(self.front):
+            while unread(self.front):
                 ticket = next_ticket(self._front_view)
                 if ticket is not None and ticket.redeem(packet, token):
                     return
@@ -212,7 +210,7 @@ class Tokens(Private):
             for _ in range(self.waiting):
                 ticket = next_ticket(self._front_view)
                 if ticket is not None:
-                    ticket.put_back(self._back_view)
+                    ticket.put(self._back_view)
 
     # When a holder dies
 
@@ -253,19 +251,19 @@ class Tokens(Private):
         for _ in range(pipe, self.count, len(self._pipes)):
             self._hand_over(os.open(path, os.O_WRONLY | os.O_NONBLOCK), _TOKEN.pack(True, pipe))
 
-    # Places to wait at
 
-    def _idle_place(self) -> Place:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return Place(self)
+_here: weakref.WeakValueDictionary[tuple[int, int], Tokens] = weakref.WeakValueDictionary()
 
-    def _put_away(self, place: Place) -> None:
-        if len(self._idle) < IDLE_PLACES and not place.closed:
-            self._idle.append(place)
-        else:
-            place.drop()
+
+def _identity(ends: Handle) -> tuple[int, int]:
+    found = os.fstat(ends.fileno())
+    return found.st_dev, found.st_ino
+
+
+def _arrived(count: int, pipes: int, front: Handle, back: Handle, ends: Handle) -> Tokens:
+    """The tokens that came to this process: one object, however often they come."""
+    with no_fork:
+        return _here.get(_identity(ends)) or Tokens(count, pipes, front, back, ends)
 
 
 def tokens(count: int = 1, pipes: int = 1) -> Tokens:
@@ -282,8 +280,13 @@ def tokens(count: int = 1, pipes: int = 1) -> Tokens:
     made = [tuple(map(Handle, os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))) for _ in range(pipes)]
     sender = SocketView(front)
     for number in range(count):
-        packet = _TOKEN.pack(False, number % pipes)
-        sender.sendmsg([packet], rights(made[number % pipes][1].fileno()), SEND_FLAGS)
+        packet, writing = _TOKEN.pack(False, number % pipes), made[number % pipes][1]
+        try:
+            sender.sendmsg([packet], rights(writing.fileno()), SEND_FLAGS)
+        except BlockingIOError:
+            raise ValueError(
+                f"at most {number}: no more fit into a socket here (net.core.wmem_max)"
+            ) from None
     ends = [reading for reading, _ in made]
     return Tokens(count, pipes, front, back, ends[0] if pipes == 1 else _ledger(ends))
 
@@ -295,7 +298,7 @@ def _ledger(ends: list[Handle]) -> Handle:
     return Handle(ledger.detach())
 
 
-def _unread(handle: Handle) -> int:
+def unread(handle: Handle) -> int:
     """Bytes in all packets that lie in a socket."""
     found = bytearray(INT.size)
     fcntl.ioctl(handle.fileno(), termios.FIONREAD, found)

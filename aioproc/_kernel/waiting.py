@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import select
 import sys
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
@@ -63,6 +64,19 @@ class Line:
             where.pop(key, None)
         elif was_first:
             next(iter(self._places.values())).set()
+
+
+def task_or_thread() -> object:
+    """Who runs: the current task where a loop runs in this thread, else the thread."""
+    for name, module in (("asyncio", "asyncio"), ("trio", "trio.lowlevel")):
+        if name in sys.modules:
+            try:
+                task: object = sys.modules[module].current_task()
+            except RuntimeError:
+                continue
+            if task is not None:
+                return task
+    return threading.get_ident()
 
 
 def loop_key() -> object:
@@ -205,6 +219,21 @@ async def shielded(wait: Callable[[], Awaitable[object]]) -> None:
 
     with anyio.CancelScope(shield=True):
         await wait()
+
+
+async def without_fail(wait: Callable[[], Awaitable[object]]) -> None:
+    """Wait for something that must be had, however often the task is cancelled; then be cancelled."""
+    import anyio
+
+    cancelled: BaseException | None = None
+    while True:
+        try:
+            await shielded(wait)
+            break
+        except anyio.get_cancelled_exc_class() as late:  # a bare Task.cancel() reaches into a shield
+            cancelled = late
+    if cancelled is not None:
+        raise cancelled
 
 
 def running_backend() -> tuple[str, dict[str, Any]]:

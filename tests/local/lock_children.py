@@ -92,6 +92,7 @@ async def queue_up_async(lock: Lock, wire: Wire, numbers: list[int]) -> None:
     async with anyio.create_task_group() as group:
         for number in numbers:
             group.start_soon(one, number)
+            await anyio.wait_all_tasks_blocked()
 
 
 def release_only(lock: SyncLock) -> None:

@@ -1,0 +1,99 @@
+"""Those who wait to be notified: a line of tickets beside a token's own, from which they move over to it.
+
+Who is notified is not woken for that: he wakes when the token reaches him. If he is dead by then, the
+ticket's heirs, that is this line, get the notification.
+"""
+
+from __future__ import annotations
+
+import socket
+import weakref
+from functools import partial
+from typing import Any
+
+from aioproc._kernel.forks import no_fork
+from aioproc._kernel.handle import Handle, SocketView
+from aioproc._kernel.place import Place, Places
+from aioproc._kernel.rights import Received
+from aioproc._kernel.ticket import next_ticket
+from aioproc._kernel.token import Tokens, unread
+
+
+class Notices:
+    """The line of a condition.
+
+    Args:
+        tokens: The lock's token.
+        line: The end that receives tickets and the one that sends them; None makes a new line.
+    """
+
+    def __init__(self, tokens: Tokens, line: tuple[Handle, Handle] | None = None) -> None:
+        if line is None:
+            front, back = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            line = Handle(front.detach()), Handle(back.detach())
+        self._tokens, self._shared = tokens, line
+        self._front, self._token_line = SocketView(line[0]), SocketView(tokens.back)
+        self.places = Places(partial(NoticePlace, weakref.proxy(tokens), line[1]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Notices, (self._tokens, self._shared)
+
+    @property
+    def waiting(self) -> int:
+        """How many tickets stand in the line, those of waits that were cancelled included."""
+        return unread(self._shared[0])
+
+    def notify(self) -> bool:
+        """Move the oldest ticket whose owner lives; False when there is none."""
+        with no_fork:
+            ticket = next_ticket(self._front)
+            if ticket is None:
+                return False
+            ticket.inherit(self._shared[0].fileno())
+            try:
+                return ticket.put(self._token_line)
+            except BlockingIOError:  # no room: the owner sees its ticket gone, and stands in line himself
+                return True
+
+
+class NoticePlace(Place):
+    """Where the tasks of one loop, or one thread, wait to be notified and given the token."""
+
+    free = 0  # a free token is nothing for who was not notified
+
+    def __init__(self, source: Tokens, line: Handle) -> None:
+        self.got_late = False
+        self._unasked = 0  # tickets that went to the token's line without a notification
+        super().__init__(source, line)
+        self._token_line = SocketView(source.back)
+
+    def attempt(self) -> None:
+        """Take a token that was sent here. After a death, ask for one unnotified, to look what is left.
+
+        Raises:
+            BlockingIOError: Not yet.
+        """
+        ready = self.watch.ready()
+        if self._arrived(ready):
+            self._unasked -= self._unasked > 0
+            return
+        if not self._tickets:
+            self._unasked = 0
+        if self._recover(ready) or not self._tickets:
+            self._ask()
+        raise BlockingIOError
+
+    def _ask(self) -> None:
+        try:
+            while self._unasked < self.waiters:
+                self._send_ticket(self._token_line)
+                self._unasked += 1
+                self._tickets += 1
+        except BlockingIOError:
+            self._wait_for_room(True)
+        else:
+            self._wait_for_room(False)
+
+    def _arrived_late(self, got: Received) -> None:
+        self._source.keep(got)
+        self.got_late = True

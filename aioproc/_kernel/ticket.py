@@ -1,0 +1,94 @@
+"""A ticket in a line: one end of its owner's private socket, and a receipt that tells when it is gone.
+
+Source: unix(7) (SCM_RIGHTS), poll(2).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from typing import Final
+
+from aioproc._kernel.rights import SEND_FLAGS, Rights, receive, rights
+
+TICKET: Final = b"t"
+
+
+class Ticket:
+    """A ticket that was taken out of a line; whoever took it must use it or `close` it.
+
+    Args:
+        end: The other end of the owner's private socket.
+        receipt: A writing end; while one is open, the owner has a ticket somewhere.
+        heirs: The line of a Condition that the ticket was notified from: if its owner has died, the
+            notification goes to the next one there.
+    """
+
+    __slots__ = ("_descriptors",)
+
+    def __init__(self, end: int, receipt: int, heirs: int | None = None) -> None:
+        self._descriptors = [end, receipt] if heirs is None else [end, receipt, heirs]
+
+    def redeem(self, packet: bytes, token: Rights) -> bool:
+        """Send the token to the owner; False when it and all its heirs have died or left."""
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, self._descriptors[0])
+        try:
+            end.sendmsg([packet], token, SEND_FLAGS)
+        except (BrokenPipeError, ConnectionResetError):
+            return self._succeeded() and self.redeem(packet, token)
+        finally:
+            end.detach()
+        self.close()
+        return True
+
+    def put(self, line: socket.socket) -> bool:
+        """Put it at the end of a line; False when its owner and all heirs have died or left."""
+        if not _alive(self._descriptors[0]):
+            return self._succeeded() and self.put(line)
+        try:
+            line.sendmsg([TICKET], rights(*self._descriptors), SEND_FLAGS)
+        finally:
+            self.close()
+        return True
+
+    def inherit(self, heirs: int) -> None:
+        """Note the line that the notification goes to if the owner has died."""
+        self._descriptors.append(os.dup(heirs))
+
+    def _succeeded(self) -> bool:
+        """Become the next heir's ticket; False, and closed, when there is none."""
+        if len(self._descriptors) < 3:
+            self.close()
+            return False
+        line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, self._descriptors.pop())
+        self.close()
+        heir = next_ticket(line)
+        if heir is None:
+            line.close()
+            return False
+        self._descriptors = [*heir._descriptors, line.detach()]
+        return True
+
+    def close(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+
+def next_ticket(line: socket.socket) -> Ticket | None:
+    """Take the oldest ticket; None when nobody stands in the line."""
+    while True:
+        try:
+            _, descriptors = receive(line, 1, 3)
+        except BlockingIOError:
+            return None
+        if len(descriptors) >= 2:
+            return Ticket(*descriptors)
+        for fd in descriptors:  # none free for it: its owner sees the receipt hang up, and asks again
+            os.close(fd)
+
+
+def _alive(end: int) -> bool:
+    poll = select.poll()
+    poll.register(end, 0)
+    return not poll.poll(0)

@@ -1,0 +1,85 @@
+"""CPython's own tests of locks and their family, on our twins: ``python -m unittest tests.stdlib_suite``.
+
+AIOPROC_START_METHOD says how their children are started. Children import this module, so it is no test file.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import unittest
+from typing import Any
+
+from test import _test_multiprocessing as theirs  # type: ignore[import-not-found, unused-ignore]
+
+import aioproc
+
+METHOD = os.environ.get("AIOPROC_START_METHOD", "fork")
+
+
+class Twins:
+    """What the tests find on themselves: the twins' constructors, and the stdlib's processes."""
+
+    TYPE = "processes"
+    Process = multiprocessing.Process
+    current_process = staticmethod(multiprocessing.current_process)
+    Value = staticmethod(multiprocessing.Value)
+    Pipe = staticmethod(multiprocessing.Pipe)
+    Queue: Any = staticmethod(multiprocessing.Queue)
+
+    @staticmethod
+    def Lock() -> Any:
+        return aioproc.Lock().sync
+
+    @staticmethod
+    def RLock() -> Any:
+        return aioproc.RLock().sync
+
+    @staticmethod
+    def Semaphore(value: int = 1) -> Any:
+        return aioproc.Semaphore(value).sync
+
+    @staticmethod
+    def BoundedSemaphore(value: int = 1) -> Any:
+        return aioproc.BoundedSemaphore(value).sync
+
+    @staticmethod
+    def Condition(lock: Any = None) -> Any:
+        return aioproc.Condition(lock).sync
+
+    @staticmethod
+    def Event() -> Any:
+        return aioproc.Event().sync
+
+    @staticmethod
+    def Barrier(*args: Any, **kwargs: Any) -> Any:
+        return aioproc.Barrier(*args, **kwargs).sync
+
+
+class TestLock(Twins, theirs._TestLock, unittest.TestCase):  # type: ignore[misc, unused-ignore]
+    pass
+
+
+class TestSemaphore(Twins, theirs._TestSemaphore, unittest.TestCase):  # type: ignore[misc, unused-ignore]
+    pass
+
+
+class TestCondition(Twins, theirs._TestCondition, unittest.TestCase):  # type: ignore[misc, unused-ignore]
+    def check_invariant(self, cond: Any) -> None:
+        """Theirs looks into the three semaphores that their condition is made of."""
+
+
+class TestEvent(Twins, theirs._TestEvent, unittest.TestCase):  # type: ignore[misc, unused-ignore]
+    pass
+
+
+class TestBarrier(Twins, theirs._TestBarrier, unittest.TestCase):  # type: ignore[misc, unused-ignore]
+    pass
+
+
+def setUpModule() -> None:
+    multiprocessing.set_start_method(METHOD, force=True)
+
+
+if __name__ == "__main__":
+    unittest.main()
