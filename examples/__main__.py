@@ -31,8 +31,8 @@ def show_list() -> int:
 
 def tour() -> int:
     """Run all programs, until one fails."""
-    # Unbuffered, so that the lines of parents and children appear in the order in which they were printed.
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    # A terminal gets each line when it is printed; a pipe would get a parent's lines only when it ends.
+    environment = os.environ | ({} if sys.stdout.isatty() else {"PYTHONUNBUFFERED": "1"})
     for number, name in enumerate(PROGRAMS, 1):
         print(f"{number:2}. {name}: {headline(name)}", flush=True)
         done = subprocess.run(_command(name), input=TYPED, text=True, env=environment)

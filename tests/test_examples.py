@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import psutil
@@ -17,21 +19,56 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 
 
-def finished(*words: str, typed: str = "") -> subprocess.CompletedProcess[str]:
-    """A Python program that has ended, and whoever wrote to its output too: each line as it was printed."""
+def environment() -> dict[str, str]:
+    """The examples find the repository's aioproc, wherever they are."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": path}
+    return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {
+        "PYTHONPATH": path
+    }
+
+
+def finished(*words: str) -> subprocess.CompletedProcess[str]:
+    """`python ...`, when it has ended, and whoever writes to its output too."""
     command = [sys.executable, *words]
     return subprocess.run(
-        command, input=typed, text=True, capture_output=True, cwd=ROOT, env=environment, timeout=50
+        command, stdin=subprocess.DEVNULL, text=True, capture_output=True, cwd=ROOT, env=environment()
     )
 
 
 def printed(name: str, typed: str = "") -> list[str]:
-    """The lines that an example prints, run by its path; it succeeds and complains of nothing."""
-    done = finished(str(EXAMPLES / f"{name}.py"), typed=typed)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.splitlines()
+    """The lines that an example prints, run by its path; it succeeds and complains of nothing.
+
+    It prints to a terminal, so that the lines of several processes come whole and in the order of printing.
+    """
+    terminal, screen = pty.openpty()
+    lines = termios.tcgetattr(screen)
+    lines[1] &= ~termios.OPOST  # lines end as they are printed
+    termios.tcsetattr(screen, termios.TCSANOW, lines)
+    command = [sys.executable, str(EXAMPLES / f"{name}.py")]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=screen, stderr=subprocess.PIPE, cwd=ROOT, env=environment()
+    ) as program:
+        os.close(screen)
+        assert program.stdin
+        assert program.stderr
+        program.stdin.write(typed.encode())
+        program.stdin.close()
+        output = _all_of(terminal)
+        complaints = program.stderr.read()
+    assert (program.returncode, complaints.decode()) == (0, "")
+    return output.decode().splitlines()
+
+
+def _all_of(terminal: int) -> bytes:
+    """What is written to a terminal until the last who could has closed it."""
+    found = b""
+    try:
+        while some := os.read(terminal, 65536):
+            found += some
+    except OSError:  # the kernel's way to say so
+        pass
+    os.close(terminal)
+    return found
 
 
 def seconds(line: str) -> float:
