@@ -166,6 +166,7 @@ def run(
         use_uvloop: Whether asyncio runs on uvloop; None: when it is installed.
 
     Raises:
+        BaseException: What ``main`` raises; Ctrl-C is a plain KeyboardInterrupt, also in groups.
         RuntimeError: This module is being imported by a child: what starts processes belongs under
             ``if __name__ == "__main__":``.
     """
@@ -177,7 +178,14 @@ def run(
     options: dict[str, Any] = {}
     if backend == "asyncio":
         options["use_uvloop"] = _has_uvloop() if use_uvloop is None else use_uvloop
-    return anyio.run(main, *args, backend=backend, backend_options=options)
+    try:
+        return anyio.run(main, *args, backend=backend, backend_options=options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt from None  # without asyncio's CancelledError before it
+    except BaseExceptionGroup as group:
+        if group.split(KeyboardInterrupt)[1] is None:  # trio wraps it once per task group
+            raise KeyboardInterrupt from None
+        raise
 
 
 def _has_uvloop() -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Final, ParamSpec, Self, TypeVar, overload
 import anyio
 from anyio.abc import TaskGroup
 
+from aioproc.errors import ProcessDied
 from aioproc.local.process import Process
 
 __all__ = ["ProcessGroup"]
@@ -25,8 +26,9 @@ class ProcessGroup:
         grace: Seconds between SIGTERM and SIGKILL when the rest is stopped.
 
     If cancelled: All its processes are stopped before the cancellation goes on.
-    If a peer dies: A child's death is a failure (ProcessDied), which stops the rest. The death of this
-    process, by whatever signal, ends all of them at once.
+    If a peer dies: A child's death is a failure (ProcessDied), which stops the rest, unless it was wished
+    for: by its own `terminate`, `kill`, `interrupt` or `stop`, or by Ctrl-C, which this process gets as
+    well. The death of this process, by whatever signal, ends all of them at once.
 
     Example:
         >>> async def main():
@@ -92,6 +94,9 @@ class ProcessGroup:
     async def _watch(self, process: Process[Any]) -> None:
         try:
             await process.result()
+        except ProcessDied:
+            if not process._was_asked_to_end():
+                raise
         finally:
             if process.exitcode is None:
                 with anyio.CancelScope(shield=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -63,8 +64,10 @@ def _servers_run() -> None:
     """What multiprocessing starts once and keeps is there before anything is counted."""
     from multiprocessing import resource_tracker
 
-    from aioproc._kernel.forkserver import server
+    from aioproc._kernel.forkserver import PRELOADED_IF_IMPORTED, server
 
+    for module in PRELOADED_IF_IMPORTED:
+        importlib.import_module(module)
     resource_tracker.ensure_running()
     server.ensure_running()
     anyio.run(anyio.sleep, 0, backend_options={"use_uvloop": True})  # libuv's one pipe for all its signals
@@ -122,6 +125,11 @@ def blocked_loop_guard() -> Iterator[BlockBuster]:
             if name.startswith("socket."):
                 for file, callers in NEVER_BLOCKING.items():
                     function.can_block_in(file, callers)
+        guard.functions["os.write"].can_block_in(
+            "process_targets.py", {"tell"}
+        )  # a forked child has the guard
+        guard.functions["os.getcwd"].can_block_in("_kernel/start.py", {"_prepare"})
+        guard.functions["os.read"].can_block_in("_kernel/start.py", {"poll"})  # polled as readable before
         yield guard
 
 

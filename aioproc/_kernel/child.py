@@ -11,7 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Awaitable
-from multiprocessing import process, spawn
+from multiprocessing import process, spawn, util
 from types import FrameType
 from typing import Any, Final, NoReturn, Protocol
 
@@ -86,6 +86,12 @@ class Child(process.BaseProcess):
         work = pickled(self.work)
         return _revived, (type(self), state, work)
 
+    def release(self) -> None:
+        """In the parent, after the end: let go of what only a running child needs."""
+        self.owner = None
+        if self.lifeline_of_parent is not None:
+            self.lifeline_of_parent.close()
+
     # Everything below runs in the child.
 
     def _bootstrap(self, parent_sentinel: int | None = None) -> int:
@@ -96,6 +102,7 @@ class Child(process.BaseProcess):
         finally:
             if self.ended_by is not None:
                 _die_by(self.ended_by)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to unwind
         return code
 
     def run(self) -> None:
@@ -167,20 +174,29 @@ def forget_the_parents_loop() -> None:
         sniffio.current_async_library_cvar.set(None)
 
 
-def _unwind(number: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(signal.SIGTERM, _ignore)  # the second one must not interrupt a `finally`
-    # It may come when the target has made its coroutine, and the loop that will await it is not there yet.
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    raise Unwinding(128 + number)
+def _unwind(number: int, frame: FrameType | None) -> None:
+    if not _unwinds_already():
+        # It may come when the target has made its coroutine and nothing awaits it yet.
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        raise Unwinding(128 + number)
 
 
-def _ignore(number: int, frame: FrameType | None) -> None:
-    """As SIG_IGN, but not inherited by programs that a `finally` starts."""
+def _unwinds_already() -> bool:
+    """Whether the code that the signal interrupted is a `finally` or `except` reached by an earlier one."""
+    error = sys.exception()
+    while error is not None and not isinstance(error, (Unwinding, KeyboardInterrupt)):
+        error = error.__context__
+    return error is not None
 
 
 def _die_by(number: int) -> None:
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
+    """End as the signal would have ended us, after what must happen at exit; children are not waited for."""
+    for one in SIGNALS_THAT_UNWIND:
+        signal.signal(one, signal.SIG_DFL)
+    try:
+        util._run_finalizers(0)  # type: ignore[attr-defined]
+    finally:
+        os.kill(os.getpid(), number)
 
 
 def import_main(main: dict[str, Any]) -> None:
@@ -232,8 +248,10 @@ def _in_a_loop(work: Awaitable[Any], loop: tuple[str, dict[str, Any]]) -> Any:
     """Run an awaitable in a new event loop; a signal that unwinds cancels it."""
     import anyio
 
-    backend, options = loop
     answer = _Answer()
+    for number in SIGNALS_THAT_UNWIND:
+        signal.signal(number, answer.note)  # what comes before the loop listens, and after
+    backend, options = loop
     anyio.run(_cancelled_by_signals, work, answer, backend=backend, backend_options=options)
     return answer.open()
 
@@ -244,6 +262,9 @@ class _Answer:
     value: Any = None
     error: BaseException | None = None
     stopped_by: int | None = None
+
+    def note(self, number: int, frame: FrameType | None = None) -> None:
+        self.stopped_by = self.stopped_by or number
 
     def open(self) -> Any:
         if self.stopped_by == signal.SIGTERM:
@@ -263,8 +284,10 @@ async def _cancelled_by_signals(work: Awaitable[Any], answer: _Answer) -> None:
     async def watch(*, task_status: Any) -> None:
         with anyio.open_signal_receiver(*SIGNALS_THAT_UNWIND) as signals:
             task_status.started()
+            if answer.stopped_by is not None:
+                scope.cancel()
             async for number in signals:
-                answer.stopped_by = answer.stopped_by or number
+                answer.note(number)
                 scope.cancel()
 
     async with anyio.create_task_group() as group:

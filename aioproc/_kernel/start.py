@@ -48,6 +48,7 @@ class _Launch(popen_fork.Popen):
 
     ended: Handle
     pid: int
+    child: Child | None = None  # known by the parent until it has ended
 
     def __init__(self, child: Child) -> None:
         _util._flush_std_streams()
@@ -60,6 +61,18 @@ class _Launch(popen_fork.Popen):
 
     def launch(self) -> None:
         raise NotImplementedError
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        """The exit code, once the child has ended; then everything but `ended` is released."""
+        code = self._reap(flag)
+        if code is not None and self.child is not None:
+            child, self.child = self.child, None
+            child.release()
+            super().close()
+        return code
+
+    def _reap(self, flag: int) -> int | None:
+        return popen_fork.Popen.poll(self, flag)
 
     def close(self) -> None:
         self.ended.close()
@@ -187,7 +200,7 @@ class _ForkServerLaunch(_FreshLaunch):
             self.close()
             raise RuntimeError(_SERVER_ENDED) from failure
 
-    def poll(self, flag: int = os.WNOHANG) -> int | None:
+    def _reap(self, flag: int) -> int | None:
         code: int | None = _popen_forkserver.Popen.poll(self, flag)
         return code
 
@@ -242,6 +255,7 @@ def _register(child: Child, launch: _Launch) -> None:
     inner: Any = child
     inner._popen = launch
     inner._sentinel = launch.sentinel
+    launch.child = child
     _process._children.add(child)
     if child.daemon:
         _end_daemons_at_exit()
@@ -262,7 +276,7 @@ async def _in_a_thread(launch: _Launch) -> None:
 
     try:
         await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=_limiter())
-    except anyio.get_cancelled_exc_class():
+    except BaseException:  # a cancellation; trio also raises KeyboardInterrupt here
         with guard:
             abandoned = True
             if done:

@@ -113,6 +113,7 @@ class Process(Generic[T]):
         self._outcome: Channel | None = None
         self._opened: Any = _UNOPENED
         self._failure: BaseException | None = None
+        self._asked = False
         self.__child: Child | None = Child(self, name, daemon)
 
     @property
@@ -253,7 +254,6 @@ class Process(Generic[T]):
         if _launch(self._child).poll() is None:
             raise BlockingIOError
         process._children.discard(self._child)  # type: ignore[attr-defined]
-        _release_lifeline(self._child)
 
     def _open_outcome(self) -> None:
         outcome, self._outcome = self._outcome, None
@@ -320,7 +320,12 @@ class Process(Generic[T]):
         launch = _launch(child)
         if launch is None:
             raise ValueError("process not started")
+        self._asked = True
         launch._send_signal(number)
+
+    def _was_asked_to_end(self) -> bool:
+        """Whether its end was wished for: by a method of this object, or by Ctrl-C, which we get as well."""
+        return self._asked or self.exitcode == -signal.SIGINT
 
     def close(self) -> None:
         """Release what belongs to the object; afterwards its methods and attributes raise ValueError.
@@ -330,7 +335,6 @@ class Process(Generic[T]):
         """
         child = self._child
         child.close()
-        _release_lifeline(child)
         if self._outcome is not None:
             self._outcome.close()
             self._outcome = None
@@ -472,11 +476,6 @@ def _close_childs_copies(child: Child, stdin: Handle | None) -> None:
         if handle is not None:
             handle.close()
     child.work = None
-
-
-def _release_lifeline(child: Child) -> None:
-    if child.lifeline_of_parent is not None:
-        child.lifeline_of_parent.close()
 
 
 def _received(outcome: Channel, child: Child) -> Any:

@@ -1,0 +1,182 @@
+"""What the children of test_process.py do; they tell of it through pipes, so that nobody has to sleep."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from itertools import chain
+from typing import Any, NoReturn
+
+import anyio
+import numpy as np
+
+from aioproc import Process, ProcessGroup, current_process
+from aioproc._kernel.handle import Handle
+
+
+def tell(to: Handle, text: str) -> None:
+    """Write a line to the test."""
+    os.write(to.fileno(), f"{text}\n".encode())
+
+
+def plain_add(a: int, b: int = 10) -> int:
+    return a + b
+
+
+async def async_add(a: int, b: int = 10) -> int:
+    await anyio.lowlevel.checkpoint()
+    return a + b
+
+
+async def loop_kind() -> str:
+    from anyio.lowlevel import current_token
+
+    return type(current_token().native_token).__module__.partition(".")[0]
+
+
+def plain_raise(error: BaseException) -> NoReturn:
+    raise error
+
+
+async def async_raise(error: BaseException) -> NoReturn:
+    raise error
+
+
+class Stubborn(Exception):
+    """Pickles, but does not unpickle."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one)
+
+
+class Unpicklable(Exception):
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.lock = threading.Lock()
+
+
+def raise_stubborn() -> NoReturn:
+    raise Stubborn("only", "here")
+
+
+def raise_unpicklable() -> NoReturn:
+    raise Unpicklable("with a lock inside")
+
+
+def return_lock() -> Any:
+    return threading.Lock()
+
+
+def exit_with(code: Any) -> NoReturn:
+    sys.exit(code)
+
+
+def die(number: int) -> NoReturn:
+    os.kill(os.getpid(), number)
+    raise AssertionError("still here")
+
+
+def large(size: int) -> Any:
+    return np.arange(size // 8)
+
+
+def plain_wait(to: Handle) -> None:
+    try:
+        tell(to, "ready")
+        time.sleep(60)
+    finally:
+        tell(to, "finally")
+
+
+async def async_wait(to: Handle) -> None:
+    try:
+        tell(to, "ready")
+        await anyio.sleep(60)
+    finally:
+        tell(to, "finally")
+
+
+def ignore_sigterm(to: Handle) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    tell(to, "ready")
+    time.sleep(60)
+
+
+async def ignore_cancellation(to: Handle) -> None:
+    tell(to, "ready")
+    with anyio.CancelScope(shield=True):
+        await anyio.sleep(60)
+
+
+def stuck_in_c(to: Handle) -> None:
+    # All of it in C, from the word on: no bytecode runs that could look at a signal.
+    word = map(os.write, [to.fileno()], [b"ready\n"])
+    deque(chain(word, range(10**13)), maxlen=0)
+
+
+def read_line() -> str:
+    return input()
+
+
+def read_null() -> bytes:
+    return os.read(0, 1)
+
+
+def describe_self() -> dict[str, Any]:
+    me = current_process()
+    assert isinstance(me, Process)
+    return {
+        "name": me.name,
+        "pid": me.pid,
+        "os_pid": os.getpid(),
+        "daemon": me.daemon,
+        "authkey": bytes(me.authkey),
+        "alive": me.is_alive(),
+    }
+
+
+async def start_another() -> int:
+    return await Process(target=plain_add, args=(1, 2))
+
+
+async def start_grandchild(method: str) -> int:
+    from aioproc import get_context
+
+    return int(await get_context(method).Process(target=plain_add, args=(1, 2)))
+
+
+async def group_of_waiters(to: Handle) -> None:
+    async with ProcessGroup() as group:
+        child = await group.start(stuck_in_c, to)
+        tell(to, f"pid {child.pid}")
+
+
+def signals_as_they_should_be() -> list[Any]:
+    """The wake-up descriptor and the handlers that a forked child finds."""
+    wakeup = signal.set_wakeup_fd(-1)
+    usr1 = signal.getsignal(signal.SIGUSR1)
+    return [wakeup, usr1 is signal.SIG_DFL, signal.pthread_sigmask(signal.SIG_BLOCK, ())]
+
+
+class PlainSubclass(Process[int]):
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__()
+        self.a, self.b = a, b
+
+    def run(self) -> int:
+        return self.a + self.b
+
+
+class AsyncSubclass(PlainSubclass):
+    async def run(self) -> int:  # type: ignore[override]
+        await anyio.lowlevel.checkpoint()
+        return self.a + self.b
+
+
+class Forgetful(Process[None]):
+    def __init__(self) -> None:
+        self.a = 1

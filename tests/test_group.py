@@ -1,0 +1,102 @@
+"""ProcessGroup: joined together, stopped together."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import anyio
+import pytest
+
+import aioproc
+from aioproc import Process, ProcessDied, ProcessGroup
+from tests.local import process_targets as targets
+from tests.local.test_process import Words, words
+
+pytestmark = pytest.mark.anyio
+__all__ = ["words"]
+
+
+async def test_leaving_joins_all(start_method: str) -> None:
+    """After the block every member has ended, and its result is there."""
+    kind = aioproc.get_context(start_method).Process
+    async with ProcessGroup() as group:
+        processes = [
+            await group.start(targets.plain_add, 1, b=2),
+            await group.start(targets.async_add, 3),
+            await group.start(kind(target=targets.plain_add, args=(5,), name="named")),
+        ]
+        assert "ProcessGroup" in repr(group)
+    assert [p.exitcode for p in processes] == [0, 0, 0]
+    assert [await p.result() for p in processes] == [3, 13, 15]
+    assert processes[2].name == "named"
+
+
+async def test_first_failure_stops_the_rest(words: Words) -> None:
+    """A member's exception stops the others, whose `finally` runs, and comes out in an ExceptionGroup."""
+    waiting: Process[None] | None = None
+    with pytest.raises(ExceptionGroup) as caught:
+        async with ProcessGroup() as group:
+            waiting = await group.start(targets.async_wait, words.to)
+            assert await words.next() == "ready"
+            await group.start(targets.plain_raise, KeyError("first"))
+            await anyio.sleep(60)
+    assert caught.group_contains(KeyError, match="first")
+    assert waiting is not None
+    assert waiting.exitcode == -signal.SIGTERM
+    assert await words.next() == "finally"
+
+
+async def test_failure_of_the_body_stops_all(words: Words) -> None:
+    """The body's exception stops the members before it comes out."""
+    with pytest.raises(ExceptionGroup) as caught:
+        async with ProcessGroup() as group:
+            p = await group.start(targets.plain_wait, words.to)
+            assert await words.next() == "ready"
+            raise ValueError("body")
+    assert caught.group_contains(ValueError, match="body")
+    assert p.exitcode == -signal.SIGTERM
+
+
+async def test_cancellation_stops_all(words: Words) -> None:
+    """A cancelled block leaves no member behind; one that ignores it is killed after the group's grace."""
+    with anyio.CancelScope() as scope:
+        async with ProcessGroup(grace=0.1) as group:
+            polite = await group.start(targets.async_wait, words.to)
+            assert await words.next() == "ready"
+            rude = await group.start(targets.stuck_in_c, words.to)
+            assert await words.next() == "ready"
+            scope.cancel()
+    assert (polite.exitcode, rude.exitcode) == (-signal.SIGTERM, -signal.SIGKILL)
+
+
+async def test_a_killed_member_is_a_failure(words: Words) -> None:
+    """A member that is killed by others is ProcessDied; one that was ended through its object is not."""
+    async with ProcessGroup() as group:
+        for end in (Process.terminate, Process.kill, Process.interrupt):
+            p: Process[Any] = await group.start(targets.async_wait, words.to)
+            assert await words.next() == "ready"
+            end(p)
+            await p.join()
+            if end is not Process.kill:
+                assert await words.next() == "finally"
+    with pytest.raises(ExceptionGroup) as caught:
+        async with ProcessGroup() as group:
+            await group.start(targets.die, signal.SIGKILL)
+    assert caught.group_contains(ProcessDied, match="SIGKILL")
+
+
+async def test_wrong_uses_are_refused() -> None:
+    """Outside of the block, after it, with arguments beside a Process, with a bad target or grace."""
+    group = ProcessGroup()
+    with pytest.raises(RuntimeError, match="inside"):
+        await group.start(targets.plain_add, 1)
+    async with group:
+        with pytest.raises(TypeError, match="arguments already"):
+            await group.start(Process(target=targets.plain_add), 1)  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match="callable, not 3"):
+            await group.start(3)  # type: ignore[call-overload]
+    with pytest.raises(RuntimeError, match="inside"):
+        await group.start(targets.plain_add, 1)
+    with pytest.raises(ValueError, match="-1"):
+        ProcessGroup(grace=-1)
