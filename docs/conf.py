@@ -1,8 +1,10 @@
 """The documentation: ``python -m sphinx -W -b html docs docs/_build``."""
 
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -27,6 +29,29 @@ autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 autodoc_class_signature = "separated"
 napoleon_google_docstring = True
-napoleon_custom_sections = ["If cancelled", "If a peer dies", "Cost"]
 
 doctest_global_setup = "from aioproc import *"
+
+
+def _answers_as_fields(
+    app: object, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Make fields of the lines that end each docstring: ``If cancelled: ...`` and those like it."""
+    found: list[str] = []
+    inside = False
+    for line in lines:
+        begins = re.match(r"(If cancelled|If a peer dies|Cost|Source):\s*(.*)", line)
+        if begins:
+            found += ["", f":{begins[1]}: {begins[2]}"]
+            inside = True
+        elif inside and line.strip():
+            found.append(f"    {line.strip()}")
+        else:
+            inside = False
+            found.append(line)
+    lines[:] = found
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", _answers_as_fields, priority=400)  # before napoleon

@@ -5,7 +5,18 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-MADE = ["nothing", "Lock", "Queue", "JoinableQueue", "SimpleQueue"]
+MADE = [
+    "nothing",
+    "Lock",
+    "RLock",
+    "Semaphore",
+    "BoundedSemaphore",
+    "Event",
+    "Condition",
+    "Queue",
+    "JoinableQueue",
+    "SimpleQueue",
+]
 
 
 def heavy_modules(twin: Any = None) -> list[str]:
@@ -16,4 +27,7 @@ def heavy_modules(twin: Any = None) -> list[str]:
     if hasattr(twin, "put"):
         twin.put("something")
         assert twin.get() == "something"
+    if hasattr(twin, "is_set"):
+        twin.set()
+        assert twin.wait()
     return sorted({"asyncio", "anyio"} & set(sys.modules))
