@@ -13,12 +13,11 @@ PROGRAM = """
 import sys
 import aioproc
 
-assert not {"asyncio", "anyio", "multiprocessing"} & set(sys.modules), "import aioproc is not lean"
-
 async def main():
     print(await aioproc.Process(target=pow, args=(2, 5)))
 
 if __name__ == "__main__":
+    assert not {"asyncio", "anyio", "multiprocessing"} & set(sys.modules), "import aioproc is not lean"
     aioproc.run(main)
 """
 
