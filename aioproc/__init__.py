@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from aioproc.local.event import Event
     from aioproc.local.joinable_queue import JoinableQueue
     from aioproc.local.lock import Lock
+    from aioproc.local.pipe import Connection, Pipe, wait
     from aioproc.local.process import Process
     from aioproc.local.queue import Queue
     from aioproc.local.rlock import RLock
@@ -73,6 +74,7 @@ _HOMES = {
         "set_start_method",
     ),
     "aioproc.local.process": ("Process",),
+    "aioproc.local.pipe": ("Connection", "Pipe", "wait",),
     "aioproc.local.simple_queue": ("SimpleQueue",),
     "aioproc.local.joinable_queue": ("JoinableQueue",),
     "aioproc.local.queue": ("Queue",),
@@ -90,11 +92,13 @@ __all__ = [
     "Barrier",
     "BoundedSemaphore",
     "Condition",
+    "Connection",
     "Context",
     "Event",
     "JoinableQueue",
     "Lock",
     "NotOwner",
+    "Pipe",
     "Process",
     "ProcessDied",
     "ProcessGroup",
@@ -120,6 +124,7 @@ __all__ = [
     "run",
     "set_forkserver_preload",
     "set_start_method",
+    "wait",
 ]
 
 

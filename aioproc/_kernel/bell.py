@@ -20,12 +20,12 @@ class Bell:
 
     __slots__ = ("_edges", "_epoll", "_levels", "handle")
 
-    def __init__(self, levels: Sequence[Handle], edges: Sequence[Handle] = ()) -> None:
+    def __init__(self, levels: Sequence[Handle | int], edges: Sequence[Handle] = ()) -> None:
         self._levels = levels
         self._edges = edges
         self._epoll = select.epoll(select.EPOLL_CLOEXEC)
         for handle in levels:
-            self._epoll.register(handle.fileno(), select.EPOLLIN)
+            self._epoll.register(handle, select.EPOLLIN)
         for handle in edges:
             self._epoll.register(handle.fileno(), select.EPOLLIN | select.EPOLLET)
         self.handle = Handle(os.dup(self._epoll.fileno()), forks=False)

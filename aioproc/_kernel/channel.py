@@ -19,6 +19,7 @@ from aioproc._kernel import bundle, memory
 from aioproc._kernel.handle import Handle, SocketView
 from aioproc._kernel.parcel import Parcel, unpack
 from aioproc._kernel.rights import RECEIVE_FLAGS, SEND_FLAGS, rights
+from aioproc._kernel.waiting import in_thread
 
 PACKET_BYTES: Final = 64 * 1024  # what is longer travels in a file in memory
 SEND_BUFFER_BYTES: Final = 1 << 20
@@ -187,20 +188,31 @@ def seal(parcel: Parcel) -> None:
     if parcel.packet is not None:
         return
     pieces, handles = parcel.pieces, parcel.handles
-    if not parcel.buffers and not handles and len(pieces) == 1 and len(pieces[0]) <= PACKET_BYTES:
+    if (
+        len(pieces) == 1
+        and len(pieces[0]) <= PACKET_BYTES
+        and not (parcel.buffers or handles or parcel.flags)
+    ):
         parcel.packet = pieces[0]
-        return
-    _seal_with(parcel, 0)
+    else:
+        _seal_whole(parcel)
+
+
+async def sealed_in_loop(parcel: Parcel) -> None:
+    """The same; if much must be copied, a thread does that."""
+    if parcel.packet is None and parcel.nbytes > memory.IN_THREAD_BYTES:
+        await in_thread(lambda: seal(parcel))
 
 
 def raw(data: Any) -> Parcel:
     """Bytes as they are, for `opened_bytes` on the other side."""
     parcel = Parcel((data,))
-    _seal_with(parcel, _RAW)
+    parcel.flags = _RAW
     return parcel
 
 
-def _seal_with(parcel: Parcel, flags: int) -> None:
+def _seal_whole(parcel: Parcel) -> None:
+    flags = parcel.flags
     along: list[Handle] = list(parcel.handles)
     if parcel.buffers or sum(map(len, parcel.pieces)) > PACKET_BYTES:
         flags |= _MEMORY

@@ -31,11 +31,12 @@ class Parcel:
         pieces: The pickle; bytes of 64 KiB and more inside it are pieces of their own, not copied.
         buffers: Large buffers of the object, in order, not copied.
         handles: Descriptors that travel with it, kept open until the parcel is gone.
+        flags: What the channel says of it beforehand.
         packet: What is sent, once the channel has sealed the parcel; None before.
         rights: The descriptors that are sent with the packet.
     """
 
-    __slots__ = ("buffers", "handles", "packet", "pieces", "rights")
+    __slots__ = ("buffers", "flags", "handles", "packet", "pieces", "rights")
 
     def __init__(
         self, pieces: Sequence[Any], buffers: Sequence[memoryview] = (), handles: Sequence[Handle] = ()
@@ -43,6 +44,7 @@ class Parcel:
         self.pieces = pieces
         self.buffers = buffers
         self.handles = handles
+        self.flags = 0
         self.packet: bytes | None = None
         self.rights: Sequence[Handle] = ()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from functools import partial
 from typing import Any
@@ -12,12 +11,13 @@ from aioproc._kernel.backlog import Backlog
 from aioproc._kernel.bell import Bell
 from aioproc._kernel.channel import Arrival, Channel
 from aioproc._kernel.handle import Handle
+from aioproc._kernel.intake import Intake
 from aioproc._kernel.ledger import Entry, Ledger, Tally, ended, hung_up, ready, reopened
 from aioproc._kernel.parcel import Parcel
 from aioproc.errors import TasksLost
 
 
-class Store:
+class Store(Intake):
     """What the faces of a queue share.
 
     Args:
@@ -30,12 +30,11 @@ class Store:
         self._set_up(writer, reader, Ledger(max(maxsize, 0), Tally() if tasks else None))
 
     def _set_up(self, writer: Channel, reader: Channel, ledger: Ledger) -> None:
+        super().__init__(reader)
         self.writer = writer
-        self.reader = reader
         self.ledger = ledger
         self.backlog = Backlog(writer, reader)
         self._counted = ledger.marks is not None
-        self._returned: deque[tuple[Any, BaseException | None]] = deque()
         self._open_tasks: deque[Handle] = deque()
         self._bell: Bell | None = None
         self._ending = False
@@ -174,17 +173,6 @@ class Store:
         except BlockingIOError:
             pass
 
-    def open(self, arrival: Arrival | None) -> Any:
-        """The item that was taken; whatever it raises while it is unpickled."""
-        if arrival is None:
-            item, failure = self._returned.popleft()
-            if failure is not None:
-                raise failure
-            return item
-        if arrival[2]:
-            self.reader.admit(arrival)
-        return packets.opened(arrival)
-
     def take_more(self, found: list[Any], most: int) -> None:
         """Take what is there now, until there are ``most``; what cannot be opened raises at the next get."""
         while len(found) < most:
@@ -197,11 +185,6 @@ class Store:
             except Exception as failure:
                 self.give_back(None, failure)
                 return
-
-    def give_back(self, item: Any, failure: BaseException | None = None) -> None:
-        """An item that was opened and could not be handed out: the next of this process to take gets it."""
-        self._returned.append((item, failure))
-        self.reader.handle.wake()
 
     # -- tasks
 
@@ -242,14 +225,14 @@ class Store:
     def qsize(self) -> int:
         """How many items there are, with those that this process has not yet written."""
         self.check()
-        kept = len(self._returned) + self.reader.kept
+        kept = self.kept
         if self.ledger.places is None:
             kept += len(self.backlog)
         return kept + self.ledger.count(self.reader)
 
     def empty(self) -> bool:
         self.check()
-        return not (self._returned or self.reader.kept or self.reader.waiting_bytes or self.backlog)
+        return not (self.kept or self.reader.waiting_bytes or self.backlog)
 
     def full(self) -> bool:
         self.check()
@@ -269,7 +252,7 @@ class Store:
 
     def _throw_away(self) -> None:
         self._pump()
-        self._returned.clear()
+        self.forget()
         try:
             while True:
                 arrival = self.take()
@@ -300,39 +283,3 @@ def _arrived(writer: Channel, reader: Channel, ledger: Ledger) -> Store:
     store = Store.__new__(Store)
     store._set_up(writer, reader, ledger)
     return store
-
-
-class Opening:
-    """An item that is opened in a thread, and given back if nobody waits for it any more."""
-
-    def __init__(self, store: Store, arrival: Arrival) -> None:
-        self._store = store
-        self._arrival = arrival
-        self._lock = threading.Lock()
-        self._state = "new"
-        self.item: Any = None
-        self.failure: BaseException | None = None
-
-    def run(self) -> None:
-        """Open it (in the thread)."""
-        with self._lock:
-            if self._state != "new":
-                return
-            self._state = "running"
-        try:
-            self.item = self._store.open(self._arrival)
-        except BaseException as failure:
-            self.failure = failure
-        with self._lock:
-            if self._state == "left":
-                self._store.give_back(self.item, self.failure)
-            self._state = "done"
-
-    def leave(self) -> None:
-        """Nobody waits any more (in the loop)."""
-        with self._lock:
-            if self._state == "new":
-                self._store.reader.keep(self._arrival)
-            elif self._state == "done":
-                self._store.give_back(self.item, self.failure)
-            self._state = "left"

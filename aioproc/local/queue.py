@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
-from aioproc._kernel.channel import Arrival, heavy, seal
-from aioproc._kernel.memory import IN_THREAD_BYTES
-from aioproc._kernel.parcel import Parcel, pack
-from aioproc._kernel.store import Opening, Store
-from aioproc._kernel.waiting import checkpoint, in_thread, spent, until, until_blocking
+from aioproc._kernel.channel import sealed_in_loop
+from aioproc._kernel.parcel import pack
+from aioproc._kernel.store import Store
+from aioproc._kernel.waiting import checkpoint, spent, until, until_blocking
 from aioproc.errors import queue_error
 
 __all__ = ["Queue", "SyncQueue"]
@@ -152,7 +151,7 @@ class Queue(_Face, Generic[T]):
         """
         parcel = pack(item)
         if parcel.buffers or len(parcel.pieces) > 1:
-            await _sealed(parcel)
+            await sealed_in_loop(parcel)
         store = self._store
         try:
             if store.ledger.size and block:
@@ -191,20 +190,7 @@ class Queue(_Face, Generic[T]):
             raise queue_error("Empty", self._lean)("no item in time") from None
         except EOFError:
             raise queue_error("ShutDown", self._lean)("the queue was shut down") from None
-        if arrival is not None and heavy(arrival):
-            return await self._opened(arrival)  # type: ignore[no-any-return]
-        return store.open(arrival)  # type: ignore[no-any-return]
-
-    async def _opened(self, arrival: Arrival) -> Any:
-        opening = Opening(self._store, arrival)
-        try:
-            await in_thread(opening.run)
-        except BaseException:
-            opening.leave()
-            raise
-        if opening.failure is not None:
-            raise opening.failure
-        return opening.item
+        return await store.open_in_loop(arrival)  # type: ignore[no-any-return]
 
     async def put_many(self, items: Iterable[T]) -> None:
         """Put several items, in order; see `put`.
@@ -344,8 +330,3 @@ def _state(store: Store) -> str:
 def _check_closed(store: Store) -> None:
     if not store.closed:
         raise ValueError("close() comes first")
-
-
-async def _sealed(parcel: Parcel) -> None:
-    if parcel.nbytes > IN_THREAD_BYTES:
-        await in_thread(lambda: seal(parcel))

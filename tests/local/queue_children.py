@@ -75,3 +75,13 @@ def tell_refusal(queue: Any, wire: Wire) -> None:
         wire.say(queue.put("too much"))
     except Exception as error:
         wire.say(type(error).__name__)
+
+
+def reply(connection: Any) -> None:
+    """Send one message back, reversed."""
+    connection.send(connection.recv()[::-1])
+
+
+def until_told(connection: Any) -> None:
+    """End when a message comes."""
+    connection.recv()

@@ -1,0 +1,109 @@
+"""What this process has received and not yet handed out, and the opening of large packets beside the loop."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from aioproc._kernel.channel import Arrival, Channel, heavy, opened
+from aioproc._kernel.waiting import in_thread
+
+How = Callable[[Arrival], Any]
+
+
+class Intake:
+    """The receiving side of a channel: `take` is an attempt, `open` makes an object of what was taken."""
+
+    def __init__(self, reader: Channel) -> None:
+        self.reader = reader
+        self._returned: deque[tuple[Any, BaseException | None]] = deque()
+
+    @property
+    def kept(self) -> int:
+        """How many packets were taken and came back."""
+        return len(self._returned) + self.reader.kept
+
+    def take(self) -> Arrival | None:
+        """Take a packet, to be opened; None stands for one that was opened and came back.
+
+        Raises:
+            BlockingIOError: There is none.
+            EOFError: There will be none.
+        """
+        return None if self._returned else self.reader.pull()
+
+    def open(self, arrival: Arrival | None, how: How = opened) -> Any:
+        """The object that was taken; whatever it raises while it is unpickled."""
+        if arrival is None:
+            item, failure = self._returned.popleft()
+            if failure is not None:
+                raise failure
+            return item
+        if arrival[2]:
+            self.reader.admit(arrival)
+        return how(arrival)
+
+    async def open_in_loop(self, arrival: Arrival | None, how: How = opened) -> Any:
+        """The same; if much must be copied, a thread does that.
+
+        If cancelled: The next of this process to take gets it.
+        """
+        if arrival is None or not heavy(arrival):
+            return self.open(arrival, how)
+        opening = _Opening(self, arrival, how)
+        try:
+            await in_thread(opening.run)
+        except BaseException:
+            opening.leave()
+            raise
+        if opening.failure is not None:
+            raise opening.failure
+        return opening.item
+
+    def give_back(self, item: Any, failure: BaseException | None = None) -> None:
+        """What could not be handed out: the next of this process to take gets it."""
+        self._returned.append((item, failure))
+
+    def forget(self) -> None:
+        """Let go of what came back."""
+        self._returned.clear()
+
+
+class _Opening:
+    """A packet that is opened in a thread, and given back if nobody waits for it any more."""
+
+    def __init__(self, intake: Intake, arrival: Arrival, how: How) -> None:
+        self._intake = intake
+        self._arrival = arrival
+        self._how = how
+        self._lock = threading.Lock()
+        self._state = "new"
+        self.item: Any = None
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Open it (in the thread)."""
+        with self._lock:
+            if self._state == "left":
+                return
+            self._state = "running"
+        try:
+            self.item = self._intake.open(self._arrival, self._how)
+        except BaseException as failure:
+            self.failure = failure
+        with self._lock:
+            if self._state == "left":
+                self._intake.give_back(self.item, self.failure)
+            self._state = "done"
+
+    def leave(self) -> None:
+        """Nobody waits any more (in the loop)."""
+        with self._lock:
+            if self._state == "new":
+                self._intake.reader.keep(self._arrival)
+            elif self._state == "done":
+                self._intake.give_back(self.item, self.failure)
+            self._state = "left"
+        self._intake.reader.handle.wake()

@@ -1,0 +1,61 @@
+"""What is killed in the middle of queue operations."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from tests.shared import Wire
+
+VISIBLE: Final = {  # what others can see of an operation, in C: each is one system call
+    "eventfd_read",
+    "eventfd_write",
+    "send",
+    "sendmsg",
+    "recvmsg_into",
+    "flock",
+    "open",
+    "close",
+}
+
+
+def die_after(calls: int, operation: Callable[[], Any], wire: Wire) -> None:
+    """Run the first ``calls`` visible system calls of an operation, then kill this process.
+
+    If the operation has fewer, say so.
+    """
+    left = calls
+
+    def count(frame: Any, event: str, function: Any) -> None:
+        nonlocal left
+        if getattr(function, "__name__", "") not in VISIBLE:
+            return
+        if event == "c_call" and left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if event in ("c_return", "c_exception"):
+            left -= 1
+
+    sys.setprofile(count)
+    try:
+        operation()
+    finally:
+        sys.setprofile(None)
+    wire.say("complete")
+
+
+def operate(queue: Any, name: str, calls: int, wire: Wire) -> None:
+    """One operation on a queue, cut short."""
+    operations: dict[str, Callable[[], Any]] = {
+        "put": lambda: queue.put("theirs"),
+        "put many bytes": lambda: queue.put(bytes(100_000)),
+        "get": lambda: queue.get(),
+        "get and finish": lambda: (queue.get(), queue.task_done()),
+        "qsize": lambda: queue.qsize(),
+        "shutdown": lambda: queue.shutdown(),
+        "shutdown at once": lambda: queue.shutdown(immediate=True),
+        "join": lambda: queue.join(),
+    }
+    die_after(calls, operations[name], wire)

@@ -1,0 +1,141 @@
+"""Every prefix of every operation's system calls, and then a kill: what is right afterwards."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from aioproc import JoinableQueue, Queue, TasksLost
+from tests.crash.queue_children import operate
+from tests.shared import Wire
+
+MOST_CALLS = 60
+
+
+def prefixes(queue_of: Any, name: str) -> Iterator[tuple[Any, bool]]:
+    """A queue for each prefix of an operation after which its process was killed; whether it was complete."""
+    for calls in range(MOST_CALLS):
+        queue, wire = queue_of(), Wire()
+        context: Any = multiprocessing.get_context("fork")
+        process = context.Process(target=operate, args=(queue.sync, name, calls, wire))
+        process.start()
+        process.join()
+        complete = process.exitcode == 0
+        assert complete or process.exitcode == -9
+        process.close()
+        yield queue.sync, complete
+        queue.close()
+        if complete:
+            return
+    pytest.fail("the operation has no end")
+
+
+def filled(kind: type[Queue[Any]], maxsize: int, items: int) -> Any:
+    queue = kind(maxsize)
+    for number in range(items):
+        queue.sync.put(number)
+    return queue
+
+
+def has_room_for_exactly(queue: Any, places: int) -> None:
+    """Nothing is off: so many puts go, not one more."""
+    for number in range(places):
+        queue.put(f"more {number}", timeout=0)
+    with pytest.raises(Exception, match="no place"):
+        queue.put("too much", timeout=0)
+    assert queue.full()
+    for number in range(places):
+        queue.get(timeout=0)
+
+
+@pytest.mark.parametrize("kind", [Queue, JoinableQueue])
+@pytest.mark.parametrize("operation", ["put", "put many bytes"])
+def test_killed_in_a_put(kind: Any, operation: str) -> None:
+    """The item is there whole or not at all, and every place is there."""
+    seen = set()
+    for queue, complete in prefixes(lambda: filled(kind, 3, 1), operation):
+        size = queue.qsize()
+        seen.add((size, complete))
+        assert size == 2 if complete else size in (1, 2)
+        assert queue.get(timeout=0) == 0
+        if size == 2:
+            assert queue.get(timeout=0) in ("theirs", bytes(100_000))
+        assert queue.empty()
+        assert queue.qsize() == 0
+        has_room_for_exactly(queue, 3)
+    assert {size for size, complete in seen} == {1, 2}
+
+
+@pytest.mark.parametrize("kind", [Queue, JoinableQueue])
+def test_killed_in_a_get(kind: Any) -> None:
+    """The item is there or was taken, and every place is there."""
+    seen = set()
+    for queue, complete in prefixes(lambda: filled(kind, 3, 3), "get"):
+        size = queue.qsize()
+        seen.add(size)
+        assert size == 2 if complete else size in (2, 3)
+        assert [queue.get(timeout=0) for _ in range(size)] == [0, 1, 2][-size:]
+        has_room_for_exactly(queue, 3)
+    assert seen == {2, 3}
+
+
+@pytest.mark.parametrize("maxsize", [0, 3])
+def test_killed_in_a_task(maxsize: int) -> None:
+    """join() says exactly how many tasks were lost, whether the consumer died before, in or after task_done."""
+    for queue, _ in prefixes(lambda: filled(JoinableQueue, maxsize, 2), "get and finish"):
+        left = queue.qsize()
+        for _ in range(left):
+            queue.get(timeout=0)
+            queue.task_done()
+        try:
+            queue.join()
+            lost = 0
+        except TasksLost as error:
+            lost = error.count
+        assert lost in (0, 2 - left)
+        queue.join()
+        with pytest.raises(ValueError, match="too many"):
+            queue.task_done()
+
+
+@pytest.mark.parametrize("maxsize", [0, 3])
+def test_a_killed_producer_loses_no_task(maxsize: int) -> None:
+    """join() counts a put that happened and none that did not."""
+    for queue, _ in prefixes(lambda: filled(JoinableQueue, maxsize, 1), "put"):
+        for _ in range(queue.qsize()):
+            queue.get(timeout=0)
+            queue.task_done()
+        queue.join()
+
+
+@pytest.mark.parametrize("kind", [Queue, JoinableQueue])
+@pytest.mark.parametrize("maxsize", [0, 3])
+@pytest.mark.parametrize("operation", ["shutdown", "shutdown at once"])
+def test_killed_in_a_shutdown(kind: Any, maxsize: int, operation: str) -> None:
+    """It is shut down for all or for nobody; a second one completes it."""
+    for queue, _ in prefixes(lambda: filled(kind, maxsize, 2), operation):
+        queue.shutdown()
+        assert list(queue) == [0, 1][2 - queue.qsize() :] or queue.qsize() == 0
+        with pytest.raises(Exception, match="shut down"):
+            queue.put(1)
+        if kind is JoinableQueue:
+            try:
+                while True:
+                    queue.task_done()
+            except ValueError:
+                pass
+            try:
+                queue.join()
+            except TasksLost as error:
+                assert error.count == 1
+
+
+def test_killed_while_it_counts() -> None:
+    """Who dies in qsize disturbs nobody."""
+    for maxsize in (0, 3):
+        for queue, _ in prefixes(lambda size=maxsize: filled(Queue, size, 2), "qsize"):
+            assert queue.qsize() == 2
+            assert [queue.get(timeout=0), queue.get(timeout=0)] == [0, 1]

@@ -1,0 +1,160 @@
+"""Pipe, Connection and wait: whole messages, ends that are seen, and everything that can travel."""
+
+from __future__ import annotations
+
+import socket
+from multiprocessing import Pipe as StdlibPipe
+from typing import Any
+
+import anyio
+import pytest
+
+import aioproc
+from aioproc import Pipe, Queue, wait
+from tests.local import queue_children as children
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_both_ways() -> None:
+    """Each end sends and receives, by either face."""
+    here, there = Pipe()
+    await here.send({"a": 1})
+    there.sync.send("b")
+    assert await there.recv() == {"a": 1}
+    assert here.sync.recv() == "b"
+    assert (here.readable, here.writable, here.closed) == (True, True, False)
+    assert here.sync.aio.fileno() == here.fileno()
+    for end in (here, there):
+        end.close()
+        end.close()
+    assert here.closed
+    assert repr(here) == "<Connection closed>"
+    with pytest.raises(OSError, match="closed"):
+        await here.recv()
+
+
+async def test_one_way() -> None:
+    """Without duplex the first end only receives and the second only sends."""
+    receiving, sending = Pipe(duplex=False)
+    await sending.send(1)
+    assert await receiving.recv() == 1
+    for refused in (receiving.send(1), sending.recv(), sending.poll()):
+        with pytest.raises(OSError, match="only"):
+            await refused
+    with pytest.raises(OSError, match="only"):
+        sending.sync.recv()
+
+
+async def test_the_end() -> None:
+    """When the other end is gone, what was sent is received; then EOFError, and sending fails."""
+    here, there = Pipe()
+    await there.send(1)
+    there.close()
+    assert await here.poll()
+    assert [item async for item in here] == [1]
+    with pytest.raises(EOFError):
+        here.sync.recv()
+    with pytest.raises(BrokenPipeError):
+        await here.send(2)
+
+
+async def test_poll() -> None:
+    """poll says whether there is something, and waits as long as it is told."""
+    here, there = Pipe()
+    assert not await here.poll()
+    assert not await here.poll(0.01)
+    assert not here.sync.poll()
+    async with anyio.create_task_group() as group:
+        group.start_soon(there.send, 1)
+        assert await here.poll(None)
+    assert here.sync.poll()
+    assert await here.recv() == 1
+
+
+@pytest.mark.parametrize("size", [0, 1, 60_000, 70_000, 6_000_000])
+async def test_bytes(size: int) -> None:
+    """Bytes of any size arrive as one message; too long a one stays."""
+    here, there = Pipe()
+    data = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    for _ in range(3):
+        async with anyio.create_task_group() as group:
+            group.start_soon(here.send_bytes, data)
+            assert await there.recv_bytes() == data
+    await here.send_bytes(b"x" + data + b"y", 1, size)
+    if size:
+        with pytest.raises(OSError, match="length"):
+            await there.recv_bytes(size - 1)
+        with pytest.raises(OSError, match="length"):
+            there.sync.recv_bytes_into(bytearray(size - 1))
+    buffer = bytearray(size + 3)
+    assert there.sync.recv_bytes_into(buffer, 3) == size
+    assert buffer == bytes(3) + data
+
+
+async def test_a_full_pipe_waits() -> None:
+    """A send waits while the pipe is full, and a cancelled one was not sent."""
+    here, there = Pipe()
+    sent = 0
+    with anyio.move_on_after(0.2) as scope:
+        while True:
+            await here.send(bytes(60_000))
+            sent += 1
+    assert scope.cancelled_caught
+    here.close()
+    assert len([item async for item in there]) == sent
+
+
+async def test_what_travels_through_a_pipe() -> None:
+    """Connections, queues, the stdlib's connections and sockets go through a pipe and work on."""
+    here, there = Pipe()
+    inner, outer = Pipe()
+    queue: Queue[int] = Queue()
+    left, right = StdlibPipe()
+    one, two = socket.socketpair()
+    await here.send([inner, inner.sync, queue, queue.sync, right, two])
+    connection, twin, arrived, arrived_twin, theirs, sock = await there.recv()
+    await connection.send(1)
+    twin.send(2)
+    assert [await outer.recv(), await outer.recv()] == [1, 2]
+    await arrived.put(3)
+    arrived_twin.put(4)
+    assert [await queue.get(), await queue.get()] == [3, 4]
+    theirs.send(5)
+    sock.sendall(b"six")
+    assert (left.recv(), one.recv(3)) == (5, b"six")
+    for end in (left, right, theirs, one, two, sock):
+        end.close()
+
+
+async def test_in_a_child(start_method: str) -> None:
+    """A connection is an argument like any other; when the child has ended, its end is gone."""
+    here, there = Pipe()
+    process = aioproc.get_context(start_method).Process(target=children.reply, args=(there.sync,))
+    await process.start()
+    there.close()
+    await here.send("hello")
+    assert await here.recv() == "olleh"
+    with pytest.raises(EOFError):
+        await here.recv()
+    await process.join()
+
+
+async def test_wait() -> None:
+    """wait returns those that are ready: connections, queues, sentinels."""
+    here, there = Pipe()
+    queue: Queue[int] = Queue()
+    process = aioproc.Process(target=children.until_told, args=(there.sync,))
+    await process.start()
+    everything: list[Any] = [here, queue, process.sentinel, queue.sync]
+    assert await wait(everything, 0) == []
+    assert wait.sync(everything, 0.01) == []
+    await queue.put(1)
+    assert await wait(everything) == [queue, everything[3]]
+    assert wait.sync(everything) == [queue, everything[3]]
+    await queue.get()
+    await here.send("go")
+    there.close()
+    await process.join()
+    assert await wait([here, process.sentinel]) == [here, process.sentinel]
+    assert await wait([], 0) == []
