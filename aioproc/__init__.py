@@ -74,7 +74,11 @@ _HOMES = {
         "set_start_method",
     ),
     "aioproc.local.process": ("Process",),
-    "aioproc.local.pipe": ("Connection", "Pipe", "wait",),
+    "aioproc.local.pipe": (
+        "Connection",
+        "Pipe",
+        "wait",
+    ),
     "aioproc.local.simple_queue": ("SimpleQueue",),
     "aioproc.local.joinable_queue": ("JoinableQueue",),
     "aioproc.local.queue": ("Queue",),

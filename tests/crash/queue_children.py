@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
 from collections.abc import Callable
 from typing import Any, Final
+
+import anyio
 
 from tests.shared import Wire
 
@@ -59,3 +62,48 @@ def operate(queue: Any, name: str, calls: int, wire: Wire) -> None:
         "join": lambda: queue.join(),
     }
     die_after(calls, operations[name], wire)
+
+
+def payload(number: int, size: int) -> bytes:
+    """Bytes that show whether they are whole and whose they are."""
+    return bytes([number % 251]) * size
+
+
+def produce(queue: Any, who: int, size: int) -> None:
+    """Put numbered items for ever."""
+    for number in itertools.count():
+        queue.put((who, number, payload(number, size)))
+
+
+async def aproduce(queue: Any, who: int, size: int) -> None:
+    """The same in a loop."""
+    for number in itertools.count():
+        await queue.aio.put((who, number, payload(number, size)))
+
+
+def consume(queue: Any, seen: Any, size: int) -> None:
+    """Take items for ever, and tell what was seen."""
+    me = os.getpid()
+    while True:
+        who, number, data = queue.get()
+        seen.put((me, who, number, data == payload(number, size)))
+
+
+async def aconsume(queue: Any, seen: Any, size: int) -> None:
+    """The same in a loop."""
+    me = os.getpid()
+    while True:
+        who, number, data = await queue.aio.get()
+        await seen.aio.put((me, who, number, data == payload(number, size)))
+
+
+def in_loop(backend: Any, target: Any, *args: Any) -> None:
+    """Run an async child in a loop of the test's kind."""
+    name, options = backend
+    anyio.run(target, *args, backend=name, backend_options=options)
+
+
+def take_one(queue: Any, wire: Wire) -> None:
+    """Say that a get begins."""
+    wire.say("waiting")
+    queue.get()
