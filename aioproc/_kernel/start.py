@@ -1,231 +1,24 @@
-"""Starting a child by fork, forkserver or spawn, without holding up the loop.
+"""Starting a child without holding up the loop, and ending the daemons at exit.
 
 The arguments are pickled in the caller's thread, so that they are what they were at the call; only the
 launch, which blocks for milliseconds, runs in a thread (a fork does not: it would copy a thread too many).
-
-Source: multiprocessing/popen_fork.py, popen_spawn_posix.py, popen_forkserver.py, pidfd_open(2).
 """
 
 from __future__ import annotations
 
-import atexit
-import io
 import os
-import signal
 import threading
-from multiprocessing import (
-    connection,
-    context,
-    forkserver,
-    popen_fork,
-    popen_forkserver,
-    popen_spawn_posix,
-    process,
-    reduction,
-    spawn,
-    util,
-)
+import time
+from multiprocessing import connection, process, util
 from typing import Any, Final
 
-from aioproc._kernel.child import Child, forget_the_parents_loop
-from aioproc._kernel.forkserver import server, stdlib_untouched
-from aioproc._kernel.handle import Handle
-
-# What typeshed does not know of the stdlib's modules.
-_context: Any = context
-_forkserver: Any = forkserver
-_popen_forkserver: Any = popen_forkserver
-_popen_spawn: Any = popen_spawn_posix
-_process: Any = process
-_util: Any = util
+from aioproc._kernel.child import Child
+from aioproc._kernel.launch import LAUNCHES, Launch
 
 STARTS_AT_ONCE: Final = 4  # more threads would only fight for the interpreter
 EXIT_GRACE_SECONDS: Final = 5.0
 
-
-class _Launch(popen_fork.Popen):
-    """How a child is launched, signalled and reaped; `ended` is ready when it has ended."""
-
-    ended: Handle
-    pid: int
-    child: Child | None = None  # known by the parent until it has ended
-
-    def __init__(self, child: Child) -> None:
-        _util._flush_std_streams()
-        self.returncode = None
-        self.finalizer: Any = None
-        self._prepare(child)
-
-    def _prepare(self, child: Child) -> None:
-        raise NotImplementedError
-
-    def launch(self) -> None:
-        raise NotImplementedError
-
-    def poll(self, flag: int = os.WNOHANG) -> int | None:
-        """The exit code, once the child has ended; then everything but `ended` is released."""
-        code = self._reap(flag)
-        if code is not None and self.child is not None:
-            child, self.child = self.child, None
-            child.release()
-            super().close()
-        return code
-
-    def _reap(self, flag: int) -> int | None:
-        return popen_fork.Popen.poll(self, flag)
-
-    def close(self) -> None:
-        self.ended.close()
-        super().close()
-
-    def _watch(self) -> None:
-        # A pidfd, because a pipe stays open while a grandchild has inherited it.
-        self._ends_with(os.pidfd_open(self.pid))
-
-    def _ends_with(self, fd: int) -> None:
-        self.ended = Handle(fd)
-        self.sentinel = fd
-
-
-class _ForkLaunch(_Launch):
-    """The whole parent, copied."""
-
-    method = "fork"
-
-    def _prepare(self, child: Child) -> None:
-        self._child: Child | None = child
-
-    def launch(self) -> None:
-        child, self._child = self._child, None
-        assert child is not None
-        reading, writing = os.pipe()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            self.pid = os.fork()
-            if self.pid == 0:
-                os.close(writing)
-                forget_the_parents_loop()
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-                _be_the_child(child, reading)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.close(reading)
-        self.finalizer = _util.Finalize(self, _util.close_fds, (writing,))
-        self._watch()
-
-
-def _be_the_child(child: Child, parent_sentinel: int) -> None:
-    code = 1
-    try:
-        atexit._clear()
-        atexit.register(_util._exit_function)
-        code = child._bootstrap(parent_sentinel)
-    finally:
-        atexit._run_exitfuncs()
-        os._exit(code)
-
-
-class _FreshLaunch(_Launch):
-    """Common to spawn and forkserver: what the child needs is written to it through a pipe."""
-
-    def __init__(self, child: Child) -> None:
-        self._fds: list[int] = []
-        super().__init__(child)
-
-    def _prepare(self, child: Child) -> None:
-        letter = io.BytesIO()
-        with stdlib_untouched():
-            preparation = spawn.get_preparation_data(child.name)
-        preparation.pop("start_method", None)
-        child.main = {key: preparation.pop(key) for key in list(preparation) if key.startswith("init_main")}
-        _context.set_spawning_popen(self)
-        try:
-            reduction.dump(preparation, letter)
-            reduction.dump(child, letter)
-        finally:
-            _context.set_spawning_popen(None)
-        self._letter = letter.getvalue()
-
-
-class _SpawnLaunch(_FreshLaunch):
-    """A new interpreter."""
-
-    method = "spawn"
-    DupFd = _popen_spawn._DupFd
-
-    def duplicate_for_child(self, fd: int) -> int:
-        self._fds.append(fd)
-        return fd
-
-    def launch(self) -> None:
-        from multiprocessing import resource_tracker
-
-        tracker: Any = resource_tracker.getfd()
-        reading, writing = os.pipe()
-        try:
-            command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=reading)
-            fds = [*self._fds, tracker, reading]
-            self.pid = _util.spawnv_passfds(os.fsencode(spawn.get_executable()), command, fds)
-        except BaseException:
-            os.close(writing)
-            raise
-        finally:
-            os.close(reading)
-        self.finalizer = _util.Finalize(self, _util.close_fds, (writing,))
-        self._watch()
-        _write_letter(writing, self._letter)
-
-
-class _ForkServerLaunch(_FreshLaunch):
-    """A fork of a clean server process."""
-
-    method = "forkserver"
-    DupFd = _popen_forkserver._DupFd
-
-    def duplicate_for_child(self, fd: int) -> int:
-        self._fds.append(fd)
-        return len(self._fds) - 1
-
-    def launch(self) -> None:
-        try:
-            status, writing = server.connect_to_new_process(self._fds)
-        except (ConnectionError, FileNotFoundError) as failure:
-            raise RuntimeError(_SERVER_ENDED) from failure
-        self._ends_with(status)
-        self.finalizer = _util.Finalize(self, _util.close_fds, (writing,))
-        try:
-            _write_letter(writing, self._letter)
-            self.pid = _forkserver.read_signed(status)
-        except (OSError, EOFError) as failure:
-            self.close()
-            raise RuntimeError(_SERVER_ENDED) from failure
-
-    def _reap(self, flag: int) -> int | None:
-        code: int | None = _popen_forkserver.Popen.poll(self, flag)
-        return code
-
-
-_SERVER_ENDED: Final = (
-    "the fork server ended before it had made the process. Most often the main module starts processes "
-    'while it is imported: put what starts them under `if __name__ == "__main__":`. '
-    "The traceback is on standard error."
-)
-
-LAUNCHES: Final[dict[str, type[_Launch]]] = {
-    "fork": _ForkLaunch,
-    "forkserver": _ForkServerLaunch,
-    "spawn": _SpawnLaunch,
-}
-
-
-def _write_letter(fd: int, letter: bytes) -> None:
-    # Blocks until the child has read what the pipe cannot hold.
-    with open(fd, "wb", closefd=False) as pipe:
-        try:
-            pipe.write(letter)
-            pipe.flush()
-        except BrokenPipeError:  # it died at once; its end tells
-            pass
+_process: Any = process  # typeshed does not know all of it
 
 
 async def start(child: Child, method: str) -> None:
@@ -243,15 +36,7 @@ async def start(child: Child, method: str) -> None:
     _register(child, launch)
 
 
-def start_blocking(child: Child, method: str) -> None:
-    """Start the child from code that has no loop."""
-    _process._cleanup()
-    launch = LAUNCHES[method](child)
-    launch.launch()
-    _register(child, launch)
-
-
-def _register(child: Child, launch: _Launch) -> None:
+def _register(child: Child, launch: Launch) -> None:
     inner: Any = child
     inner._popen = launch
     inner._sentinel = launch.sentinel
@@ -261,7 +46,7 @@ def _register(child: Child, launch: _Launch) -> None:
         _end_daemons_at_exit()
 
 
-async def _in_a_thread(launch: _Launch) -> None:
+async def _in_a_thread(launch: Launch) -> None:
     import anyio
 
     guard, abandoned, done = threading.Lock(), False, False
@@ -284,7 +69,7 @@ async def _in_a_thread(launch: _Launch) -> None:
         raise
 
 
-def _undo(launch: _Launch) -> None:
+def _undo(launch: Launch) -> None:
     launch.kill()
     launch.wait()
     launch.close()
@@ -312,7 +97,7 @@ def _end_daemons_at_exit() -> None:
     global _finalized_in
     if _finalized_in != os.getpid():
         _finalized_in = os.getpid()
-        _util.Finalize(None, _end_daemons, exitpriority=100)
+        util.Finalize(None, _end_daemons, exitpriority=100)
 
 
 def _end_daemons() -> None:
@@ -325,15 +110,9 @@ def _end_daemons() -> None:
     for launch in launches:
         launch.terminate()
     waiting = {launch.sentinel: launch for launch in launches if launch.poll() is None}
-    deadline = _now() + EXIT_GRACE_SECONDS
-    while waiting and (left := deadline - _now()) > 0:
+    deadline = time.monotonic() + EXIT_GRACE_SECONDS
+    while waiting and (left := deadline - time.monotonic()) > 0:
         for sentinel in connection.wait(list(waiting), left):
             waiting.pop(sentinel).wait()
     for launch in waiting.values():
         launch.kill()
-
-
-def _now() -> float:
-    import time
-
-    return time.monotonic()

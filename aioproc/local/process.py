@@ -22,6 +22,7 @@ from aioproc._kernel.outcome import opened
 from aioproc._kernel.start import start
 from aioproc._kernel.waiting import running_backend, shielded, until
 from aioproc.errors import ProcessDied
+from aioproc.local.attributes import Attributes, check, launch_of
 
 __all__ = [
     "ForkProcess",
@@ -37,7 +38,7 @@ GRACE_SECONDS: Final = 5.0
 _UNOPENED: Final = object()
 
 
-class Process(Generic[T]):
+class Process(Attributes, Generic[T]):
     """A process that can be awaited.
 
     Args:
@@ -105,7 +106,8 @@ class Process(Generic[T]):
         daemon: bool | None = None,
         stdin: Literal["inherit"] | None = None,
     ) -> None:
-        _check(group, target, args, kwargs, stdin)
+        _check_arguments(group, target, args, kwargs, stdin)
+        super().__init__(name, daemon)
         self._target = target
         self._args = tuple(args)
         self._kwargs = dict(kwargs)
@@ -114,16 +116,6 @@ class Process(Generic[T]):
         self._opened: Any = _UNOPENED
         self._failure: BaseException | None = None
         self._asked = False
-        self.__child: Child | None = Child(self, name, daemon)
-
-    @property
-    def _child(self) -> Child:
-        child = self.__dict__.get("_Process__child")
-        if child is None:
-            raise RuntimeError(
-                f"{type(self).__name__}.__init__() did not call super().__init__(), which every Process needs"
-            )
-        return cast("Child", child)
 
     def run(self) -> Any:
         """What the child does: call the target. Override it with ``def`` or ``async def``."""
@@ -174,13 +166,13 @@ class Process(Generic[T]):
     def _check_startable(self, child: Child) -> None:
         child._check_closed()  # type: ignore[attr-defined]
         refuse_while_importing_main()
-        _assert(_launch(child) is None and child.home is None, "cannot start a process twice")
+        check(launch_of(child) is None and child.home is None, "cannot start a process twice")
         self._check_parent("can only start a process object created by current process")
         daemonic = process.current_process().daemon
-        _assert(not daemonic, "daemonic processes are not allowed to have children")
+        check(not daemonic, "daemonic processes are not allowed to have children")
 
     def _check_parent(self, message: str) -> None:
-        _assert(self._child._parent_pid == os.getpid(), message)  # type: ignore[attr-defined]
+        check(self._child._parent_pid == os.getpid(), message)  # type: ignore[attr-defined]
 
     # Waiting
 
@@ -234,7 +226,7 @@ class Process(Generic[T]):
         return self._start_and_wait().__await__()
 
     async def _start_and_wait(self) -> T:
-        if _launch(self._child) is None:
+        if launch_of(self._child) is None:
             await self._start(quiet=True, bound=False)
         return await self.result()
 
@@ -244,14 +236,14 @@ class Process(Generic[T]):
         if timeout is not None and timeout < 0:
             raise ValueError(f"timeout must be a number of seconds from 0 or None, not {timeout!r}")
         self._check_parent("can only join a child process")
-        _assert(_launch(child) is not None, "can only join a started process")
+        check(launch_of(child) is not None, "can only join a started process")
 
     async def _ended(self, timeout: float | None) -> None:
-        launch = _launch(self._child)
+        launch = launch_of(self._child)
         await until(self._reap, launch.ended, timeout=timeout)
 
     def _reap(self) -> None:
-        if _launch(self._child).poll() is None:
+        if launch_of(self._child).poll() is None:
             raise BlockingIOError
         process._children.discard(self._child)  # type: ignore[attr-defined]
 
@@ -317,7 +309,7 @@ class Process(Generic[T]):
     def _send(self, number: signal.Signals) -> None:
         child = self._child
         child._check_closed()  # type: ignore[attr-defined]
-        launch = _launch(child)
+        launch = launch_of(child)
         if launch is None:
             raise ValueError("process not started")
         self._asked = True
@@ -339,67 +331,10 @@ class Process(Generic[T]):
             self._outcome.close()
             self._outcome = None
 
-    # Attributes, with the stdlib's rules
-
-    @property
-    def name(self) -> str:
-        """Its name; a label only."""
-        return self._child.name
-
-    @name.setter
-    def name(self, name: str) -> None:
-        _assert(isinstance(name, str), f"name must be a string, not {name!r}")
-        self._child.name = name
-
-    @property
-    def daemon(self) -> bool:
-        """Whether it must not outlive this process; to be set before the start."""
-        return self._child.daemon
-
-    @daemon.setter
-    def daemon(self, daemonic: bool) -> None:
-        _assert(_launch(self._child) is None, "process has already started")
-        self._child.daemon = daemonic
-
-    @property
-    def pid(self) -> int | None:
-        """Its process id; None before the start."""
-        return self._child.pid
-
-    ident = pid
-
-    @property
-    def exitcode(self) -> int | None:
-        """None while it runs, 0 on success, 1 after an exception, N after ``sys.exit(N)``, -N by signal N."""
-        return self._child.exitcode
-
-    @property
-    def authkey(self) -> bytes:
-        """The process's authentication key, inherited from its parent."""
-        return self._child.authkey
-
-    @authkey.setter
-    def authkey(self, authkey: bytes) -> None:
-        self._child.authkey = authkey
-
-    @property
-    def sentinel(self) -> int:
-        """A descriptor that becomes readable when the child ends; ValueError before the start."""
-        return self._child.sentinel
-
-    def is_alive(self) -> bool:
-        """Whether the child runs."""
-        return self._child.is_alive()
-
-    def __repr__(self) -> str:
-        if "_Process__child" not in self.__dict__:
-            return f"<{type(self).__name__} without super().__init__()>"
-        return repr(self._child).replace(type(self._child).__name__, type(self).__name__, 1)
-
     # In the child
 
     def __getstate__(self) -> dict[str, Any]:
-        gone = ("_Process__child", "_outcome", "_opened", "_failure")
+        gone = ("_Attributes__child", "_outcome", "_opened", "_failure")
         return {key: value for key, value in self.__dict__.items() if key not in gone} | {
             "_default": _default_method()
         }
@@ -409,7 +344,7 @@ class Process(Generic[T]):
 
     def born(self, child: Child) -> None:
         """Called in the child; not for users."""
-        self.__child = child
+        super().born(child)
         if "_default" in self.__dict__:
             from aioproc.context import set_start_method
 
@@ -449,8 +384,8 @@ def current_process() -> Process[Any] | process.BaseProcess:
     return current.owner if isinstance(current, Child) else current
 
 
-def _check(group: object, target: object, args: object, kwargs: object, stdin: object) -> None:
-    _assert(group is None, "group argument must be None for now")
+def _check_arguments(group: object, target: object, args: object, kwargs: object, stdin: object) -> None:
+    check(group is None, "group argument must be None for now")
     if target is not None and not callable(target):
         raise TypeError(f"target must be callable, not {target!r}")
     if not isinstance(args, (tuple, list)):
@@ -459,16 +394,6 @@ def _check(group: object, target: object, args: object, kwargs: object, stdin: o
         raise TypeError(f"kwargs must be a mapping, not {kwargs!r}")
     if stdin not in (None, "inherit"):
         raise ValueError(f"stdin must be None or 'inherit', not {stdin!r}")
-
-
-def _assert(condition: bool, message: str) -> None:
-    """The stdlib's checks are assertions; these also hold under ``python -O``."""
-    if not condition:
-        raise AssertionError(message)
-
-
-def _launch(child: Child) -> Any:
-    return child._popen  # type: ignore[attr-defined]
 
 
 def _close_childs_copies(child: Child, stdin: Handle | None) -> None:

@@ -61,6 +61,16 @@ def test_children_end_with_a_killed_parent(kind: str, start_method: str) -> None
         assert all(ended(pid, within=1) for pid in children)
 
 
+def test_daemons_end_with_the_program_and_others_are_joined(start_method: str) -> None:
+    """At exit a daemon is unwound, or killed where it does not listen; a child that is none is waited for."""
+    with program("leaving", start_method, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        told = parent.stdout.read().split("\n")
+        assert parent.wait(LIMIT_SECONDS) == 0
+    assert {"end of main", "unwound", "joined"} < set(told)
+    assert all(ended(int(word), within=1) for word in told if word.isdigit())
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_terminated_child_takes_its_group_along(number: int, start_method: str) -> None:
     """A child that is terminated or killed takes the children of its own group with it."""

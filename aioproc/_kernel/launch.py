@@ -1,0 +1,235 @@
+"""How a child is launched: by fork, by spawn, or by a fork server; and how its end is seen.
+
+Source: multiprocessing/popen_fork.py, popen_spawn_posix.py, popen_forkserver.py, pidfd_open(2).
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import os
+import signal
+from multiprocessing import (
+    context,
+    forkserver,
+    popen_fork,
+    popen_forkserver,
+    popen_spawn_posix,
+    reduction,
+    spawn,
+    util,
+)
+from typing import Any, Final
+
+from aioproc._kernel.child import Child, forget_the_parents_loop
+from aioproc._kernel.forkserver import server, stdlib_untouched
+from aioproc._kernel.handle import Handle
+
+# What typeshed does not know of the stdlib's modules.
+_context: Any = context
+_forkserver: Any = forkserver
+_popen_forkserver: Any = popen_forkserver
+_popen_spawn: Any = popen_spawn_posix
+_util: Any = util
+
+
+class Launch(popen_fork.Popen):
+    """How a child is launched, signalled and reaped; `ended` is ready when it has ended."""
+
+    ended: Handle
+    pid: int
+    child: Child | None = None  # known by the parent until it has ended
+
+    def __init__(self, child: Child) -> None:
+        _util._flush_std_streams()
+        self.returncode = None
+        self.finalizer: Any = None
+        self._prepare(child)
+
+    def _prepare(self, child: Child) -> None:
+        raise NotImplementedError
+
+    def launch(self) -> None:
+        raise NotImplementedError
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        """The exit code, once the child has ended; then everything but `ended` is released."""
+        code = self._reap(flag)
+        if code is not None and self.child is not None:
+            child, self.child = self.child, None
+            child.release()
+            super().close()
+        return code
+
+    def _reap(self, flag: int) -> int | None:
+        return popen_fork.Popen.poll(self, flag)
+
+    def close(self) -> None:
+        self.ended.close()
+        super().close()
+
+    def _watch(self) -> None:
+        # A pidfd, because a pipe stays open while a grandchild has inherited it.
+        self._ends_with(os.pidfd_open(self.pid))
+
+    def _ends_with(self, fd: int) -> None:
+        self.ended = Handle(fd)
+        self.sentinel = fd
+
+
+class _ForkLaunch(Launch):
+    """The whole parent, copied."""
+
+    method = "fork"
+
+    def _prepare(self, child: Child) -> None:
+        self._child: Child | None = child
+
+    def launch(self) -> None:
+        child, self._child = self._child, None
+        assert child is not None
+        reading, writing = os.pipe()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                os.close(writing)
+                forget_the_parents_loop()
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                _be_the_child(child, reading)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.close(reading)
+        self.finalizer = _util.Finalize(self, _util.close_fds, (writing,))
+        self._watch()
+
+
+def _be_the_child(child: Child, parent_sentinel: int) -> None:
+    code = 1
+    try:
+        atexit._clear()
+        atexit.register(_util._exit_function)
+        code = child._bootstrap(parent_sentinel)
+    finally:
+        atexit._run_exitfuncs()
+        os._exit(code)
+
+
+class _FreshLaunch(Launch):
+    """Common to spawn and forkserver: what the child needs is written to it through a pipe."""
+
+    def __init__(self, child: Child) -> None:
+        self._handles: list[Handle] = []
+        super().__init__(child)
+
+    def _keep(self, fd: int) -> int:
+        """A copy that stays open until the launch, whatever becomes of the original meanwhile."""
+        self._handles.append(Handle(os.dup(fd)))
+        return self._handles[-1].fileno()
+
+    def _fds(self) -> list[int]:
+        return [handle.fileno() for handle in self._handles]
+
+    def launch(self) -> None:
+        try:
+            self._launch_with(self._fds())
+        finally:
+            self._handles.clear()
+            self._letter = b""
+
+    def _launch_with(self, fds: list[int]) -> None:
+        raise NotImplementedError
+
+    def _prepare(self, child: Child) -> None:
+        letter = io.BytesIO()
+        with stdlib_untouched():
+            preparation = spawn.get_preparation_data(child.name)
+        preparation.pop("start_method", None)
+        child.main = {key: preparation.pop(key) for key in list(preparation) if key.startswith("init_main")}
+        _context.set_spawning_popen(self)
+        try:
+            reduction.dump(preparation, letter)
+            reduction.dump(child, letter)
+        finally:
+            _context.set_spawning_popen(None)
+        self._letter = letter.getvalue()
+
+
+class _SpawnLaunch(_FreshLaunch):
+    """A new interpreter."""
+
+    method = "spawn"
+    DupFd = _popen_spawn._DupFd
+
+    def duplicate_for_child(self, fd: int) -> int:
+        return self._keep(fd)
+
+    def _launch_with(self, fds: list[int]) -> None:
+        from multiprocessing import resource_tracker
+
+        tracker: Any = resource_tracker.getfd()
+        reading, writing = os.pipe()
+        try:
+            command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=reading)
+            passed = [*fds, tracker, reading]
+            self.pid = _util.spawnv_passfds(os.fsencode(spawn.get_executable()), command, passed)
+        except BaseException:
+            os.close(writing)
+            raise
+        finally:
+            os.close(reading)
+        self.finalizer = _util.Finalize(self, _util.close_fds, (writing,))
+        self._watch()
+        _write_letter(writing, self._letter)
+
+
+class _ForkServerLaunch(_FreshLaunch):
+    """A fork of a clean server process."""
+
+    method = "forkserver"
+    DupFd = _popen_forkserver._DupFd
+
+    def duplicate_for_child(self, fd: int) -> int:
+        self._keep(fd)
+        return len(self._handles) - 1
+
+    def _launch_with(self, fds: list[int]) -> None:
+        try:
+            status, writing = server.connect_to_new_process(fds)
+        except (ConnectionError, FileNotFoundError) as failure:
+            raise RuntimeError(_SERVER_ENDED) from failure
+        self._ends_with(status)
+        self.finalizer = _util.Finalize(self, _util.close_fds, (writing,))
+        try:
+            _write_letter(writing, self._letter)
+            self.pid = _forkserver.read_signed(status)
+        except (OSError, EOFError) as failure:
+            self.close()
+            raise RuntimeError(_SERVER_ENDED) from failure
+
+    def _reap(self, flag: int) -> int | None:
+        code: int | None = _popen_forkserver.Popen.poll(self, flag)
+        return code
+
+
+_SERVER_ENDED: Final = (
+    "the fork server ended before it had made the process. Most often the main module starts processes "
+    'while it is imported: put what starts them under `if __name__ == "__main__":`. '
+    "The traceback is on standard error."
+)
+
+LAUNCHES: Final[dict[str, type[Launch]]] = {
+    "fork": _ForkLaunch,
+    "forkserver": _ForkServerLaunch,
+    "spawn": _SpawnLaunch,
+}
+
+
+def _write_letter(fd: int, letter: bytes) -> None:
+    # Blocks until the child has read what the pipe cannot hold.
+    with open(fd, "wb", closefd=False) as pipe:
+        try:
+            pipe.write(letter)
+            pipe.flush()
+        except BrokenPipeError:  # it died at once; its end tells
+            pass
