@@ -229,6 +229,12 @@ def test_public_names_have_types() -> None:
     assert (PACKAGE / "py.typed").exists()
 
 
+def test_public_names_have_a_reference() -> None:
+    """Each public name stands in a page of docs/reference (``autoclass`` and its like)."""
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
+    assert set(re.findall(r"^\.\. auto\w+:: aioproc\.(\w+)", pages, re.MULTILINE)) == set(aioproc.__all__)
+
+
 def public_classes() -> list[type]:
     """The classes that users see, without the exceptions."""
     found = [getattr(aioproc, name) for name in aioproc.__all__]

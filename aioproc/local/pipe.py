@@ -150,7 +150,10 @@ class Connection(_End):
         return await self._intake.open_in_loop(arrival, opened_bytes)  # type: ignore[no-any-return]
 
     async def poll(self, timeout: float | None = 0.0) -> bool:
-        """Whether there is something to receive, waiting for it up to ``timeout`` seconds; None: for ever."""
+        """Whether there is something to receive, waiting for it up to ``timeout`` seconds; None: for ever.
+
+        If cancelled: Nothing was taken; `poll` never takes anything.
+        """
         try:
             return await until(self._ready, self._receiving(), "read", timeout)
         except TimeoutError:
@@ -266,7 +269,7 @@ class _Wait:
         timeout: Seconds to wait; None waits for ever.
 
     Returns:
-        Those that are ready: there is something to get, or an end. None of them after ``timeout``.
+        Those that are ready (there is something to get, or an end); an empty list after ``timeout``.
 
     If cancelled: Nothing is taken.
     If a peer dies: Its sentinel, and the connections that only it held, are ready.
