@@ -14,6 +14,8 @@ import psutil
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
+from aioproc._kernel.forkserver import PRELOADED_IF_IMPORTED, server
+
 BACKENDS = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
     "uvloop": ("asyncio", {"use_uvloop": True}),
@@ -64,8 +66,6 @@ def _servers_run() -> None:
     """What multiprocessing starts once and keeps is there before anything is counted."""
     from multiprocessing import resource_tracker
 
-    from aioproc._kernel.forkserver import PRELOADED_IF_IMPORTED, server
-
     for module in PRELOADED_IF_IMPORTED:
         importlib.import_module(module)
     resource_tracker.ensure_running()
@@ -86,9 +86,12 @@ def leak_guard(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     gc.collect()
     left = [
-        child for child in set(me.children()) - children if "resource_tracker" not in str(child.cmdline())
+        child
+        for child in set(me.children()) - children
+        if not {"resource_tracker", "forkserver"} & set(str(child.cmdline()).replace(".", " ").split())
     ]
     assert not left, f"children left behind: {left}"
+    descriptors[server._forkserver_alive_fd or -1] = open_descriptors().get(server._forkserver_alive_fd, "")
     more = {fd: what for fd, what in open_descriptors().items() if descriptors.get(fd) != what}
     assert not more, f"descriptors left open: {more}"
     grown = set(threading.enumerate()) - threads - _helper_threads()

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import context, forkserver, spawn
 from typing import Any, Final
 
@@ -76,10 +76,8 @@ class ForkServer(forkserver.ForkServer):
         """Have the server fork; the status and the data pipe."""
         try:
             return super().connect_to_new_process(fds)
-        except (ConnectionError, FileNotFoundError):
-            if self._forkserver_pid is not None:
-                raise
-        self._forget()  # the one taken over has ended
+        except (ConnectionError, FileNotFoundError):  # it was killed, and has just closed its door
+            self._forget()
         return super().connect_to_new_process(fds)
 
     def _inherited(self) -> bool:
@@ -98,8 +96,13 @@ class ForkServer(forkserver.ForkServer):
         self._starting = threading.Lock()
 
     def _forget(self) -> None:
-        os.close(self._forkserver_alive_fd)
-        self._forkserver_address = self._forkserver_alive_fd = None
+        with self._lock:
+            if self._forkserver_pid is not None:
+                with suppress(ChildProcessError):
+                    os.waitpid(self._forkserver_pid, 0)
+            if self._forkserver_alive_fd is not None:
+                os.close(self._forkserver_alive_fd)
+            self._forkserver_address = self._forkserver_alive_fd = self._forkserver_pid = None
 
 
 server = ForkServer()

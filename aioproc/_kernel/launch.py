@@ -10,6 +10,7 @@ import io
 import os
 import signal
 from multiprocessing import (
+    connection,
     context,
     forkserver,
     popen_fork,
@@ -31,6 +32,9 @@ _forkserver: Any = forkserver
 _popen_forkserver: Any = popen_forkserver
 _popen_spawn: Any = popen_spawn_posix
 _util: Any = util
+
+
+UNKNOWN_EXITCODE: Final = 255  # as the stdlib says when the fork server cannot tell any more
 
 
 class Launch(popen_fork.Popen):
@@ -199,6 +203,7 @@ class _ForkServerLaunch(_FreshLaunch):
         except (ConnectionError, FileNotFoundError) as failure:
             raise RuntimeError(_SERVER_ENDED) from failure
         self._ends_with(status)
+        self._status = self._alive = self.ended
         self.finalizer = _util.Finalize(self, _util.close_fds, (writing,))
         try:
             _write_letter(writing, self._letter)
@@ -206,10 +211,31 @@ class _ForkServerLaunch(_FreshLaunch):
         except (OSError, EOFError) as failure:
             self.close()
             raise RuntimeError(_SERVER_ENDED) from failure
+        try:
+            self._alive = Handle(os.pidfd_open(self.pid))
+        except ProcessLookupError:  # it has ended, and the server has said so
+            pass
 
     def _reap(self, flag: int) -> int | None:
-        code: int | None = _popen_forkserver.Popen.poll(self, flag)
-        return code
+        while self.returncode is None:
+            if not connection.wait([self.ended.fileno()], 0 if flag == os.WNOHANG else None):
+                return None
+            self._read_status()
+        return self.returncode
+
+    def _read_status(self) -> None:
+        if self.ended is self._alive:
+            self.returncode = UNKNOWN_EXITCODE
+            return
+        try:
+            self.returncode = _forkserver.read_signed(self.ended.fileno())
+        except (OSError, EOFError):  # the server was killed, and the child lives on
+            self.ended = self._alive
+
+    def close(self) -> None:
+        self._status.close()
+        self._alive.close()
+        super().close()
 
 
 _SERVER_ENDED: Final = (

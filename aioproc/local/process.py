@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from functools import partial
 from multiprocessing import process
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, Self, TypeVar, cast, overload
@@ -240,12 +241,17 @@ class Process(Attributes, Generic[T]):
 
     async def _ended(self, timeout: float | None) -> None:
         launch = launch_of(self._child)
-        await until(self._reap, launch.ended, timeout=timeout)
+        seen = None
+        while seen is not launch.ended:  # it is another one when the fork server was killed
+            seen = launch.ended
+            await until(partial(self._reap, seen), seen, timeout=timeout)
 
-    def _reap(self) -> None:
-        if launch_of(self._child).poll() is None:
+    def _reap(self, seen: Handle) -> None:
+        launch = launch_of(self._child)
+        if launch.poll() is not None:
+            process._children.discard(self._child)  # type: ignore[attr-defined]
+        elif launch.ended is seen:
             raise BlockingIOError
-        process._children.discard(self._child)  # type: ignore[attr-defined]
 
     def _open_outcome(self) -> None:
         outcome, self._outcome = self._outcome, None

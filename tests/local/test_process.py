@@ -19,6 +19,7 @@ import pytest
 
 import aioproc
 from aioproc import Process, ProcessDied, RemoteError, RemoteTraceback
+from aioproc._kernel.forkserver import server
 from aioproc._kernel.handle import Handle
 from aioproc.context import Context
 from tests.conftest import open_descriptors
@@ -623,6 +624,29 @@ async def test_many_in_sequence(count: int) -> None:
     assert len(open_descriptors()) <= descriptors
     assert threading.active_count() <= threads + 1
     assert not [p for p in psutil.Process().children() if p.status() == psutil.STATUS_ZOMBIE]
+
+
+# The fork server
+
+
+async def test_killed_fork_server(words: Words) -> None:
+    """When the fork server is killed, its children live on and are waited for, and the next start works."""
+    first = Process(target=targets.async_wait, args=(words.to,))
+    await first.start()
+    assert await words.next() == "ready"
+    os.kill(server._forkserver_pid, signal.SIGKILL)
+    await anyio.wait_readable(first.sentinel)
+    assert first.is_alive()
+    await first.join(0)
+    assert first.is_alive()
+    second = Process(target=targets.plain_add, args=(1,))
+    assert await second == 11
+    first.terminate()
+    await first.join()
+    assert await words.next() == "finally"
+    assert first.exitcode == 255  # nobody knows it any more
+    with pytest.raises(ProcessDied):
+        await first.result()
 
 
 # Contexts
