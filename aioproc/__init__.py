@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from aioproc.local.rlock import RLock
     from aioproc.local.semaphore import BoundedSemaphore, Semaphore
     from aioproc.local.simple_queue import SimpleQueue
+    from aioproc.orders import PoolStats, WorkerStats
+    from aioproc.pool import AsyncPool, AsyncResult
 
 _HOMES = {
     "aioproc.errors": (
@@ -83,6 +85,8 @@ _HOMES = {
     "aioproc.local.joinable_queue": ("JoinableQueue",),
     "aioproc.local.queue": ("Queue",),
     "aioproc.group": ("ProcessGroup",),
+    "aioproc.orders": ("PoolStats", "WorkerStats"),
+    "aioproc.pool": ("AsyncPool", "AsyncResult"),
     "aioproc.local.lock": ("Lock",),
     "aioproc.local.semaphore": ("BoundedSemaphore", "Semaphore"),
     "aioproc.local.event": ("Event",),
@@ -93,6 +97,8 @@ _HOMES = {
 _home_of = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AsyncPool",
+    "AsyncResult",
     "Barrier",
     "BoundedSemaphore",
     "Condition",
@@ -103,6 +109,7 @@ __all__ = [
     "Lock",
     "NotOwner",
     "Pipe",
+    "PoolStats",
     "Process",
     "ProcessDied",
     "ProcessGroup",
@@ -117,6 +124,7 @@ __all__ = [
     "SimpleQueue",
     "TasksLost",
     "WorkerDied",
+    "WorkerStats",
     "active_children",
     "cpu_count",
     "current_process",

@@ -32,8 +32,17 @@ LAYERS: dict[str, set[str]] = {
     "engines": {"local", "errors", "composed", "engines", "_kernel"},
     "top": {"errors", "_kernel", "local", "dask", "composed", "engines", "top"},
 }
-COMPOSED = {"context", "conditions", "group", "pool", "executors"}
-ENGINES = {"workers", "results", "meeting"}  # they speak packets themselves
+COMPOSED = {"context", "conditions", "group"}
+ENGINES = {
+    "pool",
+    "executors",
+    "workers",
+    "engine",
+    "orders",
+    "iteration",
+    "results",
+    "meeting",
+}  # they speak packets themselves
 TOP = {"__init__", "testing"}
 
 # Single imports that the layers do not allow, each with its reason; all sit inside functions.
@@ -57,7 +66,7 @@ DOORS = {
         "workers.py",
     ),
     "asyncio": ("errors.py", "_kernel/"),
-    "concurrent": ("errors.py", "pool.py", "results.py", "workers.py", "executors.py"),
+    "concurrent": ("errors.py", "engine.py", "pool.py", "results.py", "workers.py", "executors.py"),
     "distributed": ("dask/",),
     "multiprocessing": ("_kernel/", "context.py", "local/process.py"),
 }
@@ -204,7 +213,15 @@ PUBLIC_MODULES = [
     if not any(part.startswith("_") for part in path.relative_to(PACKAGE).parts)
 ]
 # In a module's __all__ for its neighbours, yet no name for users, who have contexts for these.
-FOR_NEIGHBOURS = {"ForkProcess", "ForkServerProcess", "Holding", "SpawnProcess", "queue_error"}
+FOR_NEIGHBOURS = {"ForkProcess", "ForkServerProcess", "Holding", "SpawnProcess", "queue_error"} | {
+    "Books",
+    "Engine",
+    "Executors",
+    "Order",
+    "Results",
+    "Stream",
+    "Workers",
+}
 
 
 def test_public_names() -> None:

@@ -17,6 +17,7 @@ from aioproc._kernel.preload import telling_of_main
 
 PRELOADED: Final = [
     "aioproc._kernel.child",
+    "aioproc._kernel.worker",
     "aioproc.context",
     "anyio.lowlevel",
     "anyio._core._signals",

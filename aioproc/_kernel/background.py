@@ -1,0 +1,184 @@
+"""What goes on in a loop beside its tasks: callbacks for descriptors and times, and work that nobody awaits.
+
+A callback per ready descriptor costs a third of a task that is woken, and leaves no task behind while it is
+idle. Under trio, which has no callbacks, a system task stands for each.
+
+Source: asyncio (add_reader, call_later), trio.lowlevel (spawn_system_task).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from aioproc._kernel.handle import Handle
+from aioproc._kernel.waiting import running_backend
+
+Stop = Callable[[], object]
+
+log = logging.getLogger("aioproc")
+
+
+class Ticket(Protocol):
+    """Wakes the one task that waits for it."""
+
+    def wake(self) -> None:
+        """Once is enough, more often is harmless."""
+
+    async def wait(self) -> None:
+        """Until it is woken."""
+
+
+class Loop(Protocol):
+    """One running event loop, of whatever kind."""
+
+    def is_running_here(self) -> bool:
+        """Whether the caller runs in it."""
+
+    def watch(self, handle: Handle, ready: Callable[[], object]) -> Stop:
+        """Call ``ready`` whenever the descriptor is readable, until stopped; stop before closing it."""
+
+    def later(self, seconds: float, call: Callable[[], object]) -> Stop:
+        """Call once, after so many seconds, unless stopped."""
+
+    def spawn(self, work: Callable[[], Awaitable[None]], name: str) -> Stop:
+        """Run a coroutine function that nobody awaits; it must not raise. Stopping cancels it."""
+
+    def ticket(self) -> Ticket:
+        """A ticket for one waiting task."""
+
+    def from_thread(self, call: Callable[..., object], *args: object) -> None:
+        """Call in the loop, from another thread; ignored when the loop has ended."""
+
+
+def running_loop() -> Loop:
+    """The loop that the caller runs in; RuntimeError when there is none."""
+    backend, _ = running_backend()
+    if backend == "trio":
+        return _TrioLoop()
+    return _AsyncioLoop()
+
+
+class _AsyncioTicket:
+    __slots__ = ("_future",)
+
+    def __init__(self, loop: Any) -> None:
+        self._future = loop.create_future()
+
+    def wake(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self) -> None:
+        await self._future
+
+
+class _AsyncioLoop:
+    def __init__(self) -> None:
+        import asyncio
+
+        self._loop = asyncio.get_running_loop()
+        self._running: Callable[[], object] = asyncio._get_running_loop
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps weak references only
+
+    def is_running_here(self) -> bool:
+        return self._running() is self._loop
+
+    def watch(self, handle: Handle, ready: Callable[[], object]) -> Stop:
+        fd = handle.fileno()
+        self._loop.add_reader(fd, ready)
+        return lambda: self._loop.is_closed() or self._loop.remove_reader(fd)
+
+    def later(self, seconds: float, call: Callable[[], object]) -> Stop:
+        return self._loop.call_later(seconds, call).cancel
+
+    def spawn(self, work: Callable[[], Awaitable[None]], name: str) -> Stop:
+        async def run() -> None:
+            await work()
+
+        task = self._loop.create_task(run(), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task.cancel
+
+    def ticket(self) -> Ticket:
+        return _AsyncioTicket(self._loop)
+
+    def from_thread(self, call: Callable[..., object], *args: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *args)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            pass
+
+
+class _TrioTicket:
+    __slots__ = ("_event",)
+
+    def __init__(self, event: Any) -> None:
+        self._event = event
+
+    def wake(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+class _TrioLoop:
+    def __init__(self) -> None:
+        import trio
+
+        self._trio = trio
+        self._token = trio.lowlevel.current_trio_token()
+
+    def is_running_here(self) -> bool:
+        try:
+            return self._trio.lowlevel.current_trio_token() is self._token
+        except RuntimeError:
+            return False
+
+    def watch(self, handle: Handle, ready: Callable[[], object]) -> Stop:
+        stopped = threading.Event()
+
+        async def call_when_readable() -> None:
+            while True:
+                await self._trio.lowlevel.wait_readable(handle.fileno())
+                if not stopped.is_set():  # else it was when this task had already been woken
+                    ready()
+                if stopped.is_set():
+                    return
+
+        def stop() -> None:
+            stopped.set()
+            cancel()
+
+        cancel = self.spawn(call_when_readable, f"watch {handle}")
+        return stop
+
+    def later(self, seconds: float, call: Callable[[], object]) -> Stop:
+        async def call_later() -> None:
+            await self._trio.sleep(seconds)
+            call()
+
+        return self.spawn(call_later, "later")
+
+    def spawn(self, work: Callable[[], Awaitable[None]], name: str) -> Stop:
+        scope = self._trio.CancelScope()
+
+        async def run() -> None:
+            with scope:
+                await work()
+
+        self._trio.lowlevel.spawn_system_task(run, name=name)
+        return scope.cancel
+
+    def ticket(self) -> Ticket:
+        return _TrioTicket(self._trio.Event())
+
+    def from_thread(self, call: Callable[..., object], *args: object) -> None:
+        try:
+            self._token.run_sync_soon(call, *args)
+        except self._trio.RunFinishedError:  # nobody waits any more
+            pass

@@ -1,0 +1,51 @@
+"""What a foreign executor's worker runs for us: the call, timed, with its exception's traceback as text.
+
+Imports nothing but the stdlib's own, so that it also runs in a subinterpreter or on another machine.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import pickle
+import time
+import traceback
+from typing import Any
+
+Answer = tuple[int, float, bool, Any, str]  # pid, seconds, whether it returned, value or exception, traceback
+
+
+def call_there(func: Any, args: Any, kwargs: Any, loop: tuple[str, dict[str, Any]]) -> Answer:
+    """Call a function, or run a coroutine function in a new event loop."""
+    since = time.perf_counter()
+    try:
+        value = func(*args, **kwargs)
+        if inspect.iscoroutine(value):
+            value = _run(value, loop)
+        return os.getpid(), time.perf_counter() - since, True, value, ""
+    except BaseException as error:
+        text = "".join(traceback.format_exception(error))
+        return os.getpid(), time.perf_counter() - since, False, _portable(error), text
+
+
+def stay_a_moment(seconds: float) -> None:
+    """Keep one worker busy, so that the next call needs another one."""
+    time.sleep(seconds)
+
+
+def _run(coroutine: Any, loop: tuple[str, dict[str, Any]]) -> Any:
+    import anyio
+
+    async def main() -> Any:
+        return await coroutine
+
+    backend, options = loop
+    return anyio.run(main, backend=backend, backend_options=options)
+
+
+def _portable(error: BaseException) -> BaseException | str:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return "".join(traceback.format_exception_only(error)).strip()
+    return error

@@ -1,0 +1,86 @@
+"""What a pool and its worker say to each other: a small header, and behind it what the task itself opens.
+
+The header names the task before anything is unpickled, so that a message that cannot be opened fails its own
+task only, and so that the pool can take a message back without opening it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import struct
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, Final
+
+from aioproc._kernel.parcel import Parcel, unpack
+
+HEADER: Final = struct.Struct("<BBQd")  # the mark of a pickle, kind, task, seconds or count
+MARK: Final = 0x80  # a packet that begins so is no affair of the channel's
+SMALL_BYTES: Final = 32 * 1024  # larger tasks are not sent ahead
+STREAM_AHEAD: Final = 8  # items of a stream that may be on their way
+
+
+class Kind(IntEnum):
+    """What a message is; the second byte of a pickle, its protocol, is 5 at most."""
+
+    LAST_WORD = 0  # of a child that ends, see child.py; it has no header
+    CALL = 10
+    STREAM = 11
+
+    READY = 20
+    INITIALIZER_FAILED = 21
+    DONE = 22
+    STOPPED = 23
+    ITEM = 24
+
+    CANCEL = 30
+    INTERRUPT = 31
+    CREDIT = 32
+
+
+class Message:
+    """A message that has arrived, its inside unopened; `open` or `drop` it once."""
+
+    __slots__ = ("_buffers", "_data", "_descriptors", "kind", "number", "task")
+
+    def __init__(self, data: Any, buffers: Sequence[Any], descriptors: list[int]) -> None:
+        self._buffers = buffers
+        self._descriptors = descriptors
+        if data[1] < Kind.CALL:
+            self.kind, self.task, self.number, self._data = Kind.LAST_WORD, 0, 0.0, data
+        else:
+            _, self.kind, self.task, self.number = HEADER.unpack_from(data)
+            self._data = memoryview(data)[HEADER.size :]
+
+    def open(self) -> Any:
+        """What is inside, unpickled."""
+        return unpack(self._data, self._buffers, self._descriptors)
+
+    def drop(self) -> None:
+        """Close what came with it."""
+        for fd in self._descriptors:
+            os.close(fd)
+
+
+def addressed(parcel: Parcel, kind: Kind, task: int, number: float = 0.0) -> Parcel:
+    """A parcel with its header."""
+    header = HEADER.pack(MARK, kind, task, number)
+    pieces = parcel.pieces
+    if len(pieces) == 1 and len(pieces[0]) < SMALL_BYTES:
+        return Parcel((header + pieces[0],), parcel.buffers, parcel.handles)
+    return Parcel((header, *pieces), parcel.buffers, parcel.handles)
+
+
+def signal_of(kind: Kind, task: int = 0, number: float = 0.0) -> Parcel:
+    """A message that is only a header."""
+    return Parcel((HEADER.pack(MARK, kind, task, number),))
+
+
+def is_asynchronous(func: Any) -> bool:
+    """Whether a function needs an event loop: it, or the ``__call__`` of an object, is ``async def``."""
+    return _is_async(func) or (not inspect.isroutine(func) and _is_async(type(func).__call__))
+
+
+def _is_async(func: Any) -> bool:
+    return inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func)

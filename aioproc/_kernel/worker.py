@@ -1,0 +1,231 @@
+"""A pool's worker: what runs in the child.
+
+Plain functions and generators run in the main thread, straight from the inbox, and the worker imports no
+event loop. The first coroutine function starts one, which serves everything from then on (see
+``worker_loop.py``).
+
+SIGTERM and SIGINT are left to the parent: a terminal or a service manager sends them to the whole process
+group. A SIGINT that means a task comes with a message that names it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import time
+from collections.abc import Callable, Generator
+from types import FrameType
+from typing import Any
+
+from aioproc._kernel.channel import Channel
+from aioproc._kernel.child import Child
+from aioproc._kernel.outcome import raised, returned
+from aioproc._kernel.parcel import Parcel
+from aioproc._kernel.waiting import until_blocking
+from aioproc._kernel.wire import STREAM_AHEAD, Kind, Message, addressed, is_asynchronous, signal_of
+
+
+class Controls:
+    """What the pool has asked of running tasks."""
+
+    def __init__(self, home: Channel) -> None:
+        self._home = home
+        self.running = 0  # the task in the main thread that an interrupt may mean
+        self.credits: dict[int, int] = {}
+        self.cancel: Callable[[int], object] = lambda task: None
+
+    def take(self) -> None:
+        """Take one message; BlockingIOError when there is none."""
+        message: Message = self._home.receive(Message)
+        if message.kind == Kind.CREDIT and message.task in self.credits:
+            self.credits[message.task] += int(message.number)
+        elif message.kind == Kind.CANCEL:
+            self.credits.pop(message.task, None)
+            self.cancel(message.task)
+        elif message.kind == Kind.INTERRUPT and message.task == self.running:
+            self.running = 0
+            raise KeyboardInterrupt
+
+    def take_all(self) -> None:
+        """Take what is there."""
+        try:
+            while True:
+                self.take()
+        except (BlockingIOError, EOFError):
+            pass
+
+    def interrupted(self, number: int, frame: FrameType | None) -> None:
+        """The handler of SIGINT; without a message it was not for us."""
+        self.take_all()
+
+
+class Worker:
+    """The owner of a worker's child.
+
+    Args:
+        inbox: Where tasks come from; the pool takes back from it what this worker has not taken.
+        initializer: Called first, with ``initargs``.
+        tasks_at_once: How many coroutines may run at a time.
+        loop: The event loop for coroutines, as ``anyio.run`` takes it.
+    """
+
+    home: Channel
+    controls: Controls
+
+    def __init__(
+        self,
+        inbox: Channel,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        tasks_at_once: int,
+        loop: tuple[str, dict[str, Any]],
+    ) -> None:
+        self.inbox = inbox
+        self.initializer = initializer
+        self.initargs = initargs
+        self.tasks_at_once = tasks_at_once
+        self.loop = loop
+
+    def born(self, child: Child) -> None:
+        """Take the signals, and the channel home."""
+        assert child.home is not None
+        self.home = child.home
+        self.controls = Controls(self.home)
+        signal.signal(signal.SIGTERM, _left_to_the_parent)
+        signal.signal(signal.SIGINT, self.controls.interrupted)
+
+    def perform(self) -> None:
+        """Work until the pool has nothing more."""
+        if self.initialized():
+            try:
+                self._serve()
+            except (EOFError, BrokenPipeError):  # closed, or the pool has gone
+                pass
+
+    def initialized(self) -> bool:
+        """Run the initializer and tell home how that went."""
+        try:
+            if self.initializer is not None:
+                self.initializer(*self.initargs)
+        except SystemExit:
+            raise
+        except BaseException as error:
+            self.send(addressed(raised(error), Kind.INITIALIZER_FAILED, 0))
+            return False
+        self.send(signal_of(Kind.READY))
+        return True
+
+    def take(self) -> Message:
+        """One message from the inbox (an attempt)."""
+        message: Message = self.inbox.receive(Message)
+        return message
+
+    def send(self, parcel: Parcel) -> None:
+        """Send home, asleep in the thread while the channel is full."""
+        until_blocking(lambda: self.home.send(parcel), self.home.handle, "write")
+
+    def _serve(self) -> None:
+        while True:
+            call = Call(until_blocking(self.take, self.inbox.handle))
+            if call.opened and call.needs_a_loop:
+                from aioproc._kernel.worker_loop import serve_in_a_loop
+
+                serve_in_a_loop(self, call)
+                return
+            self.run_here(call)
+
+    def run_here(self, call: Call) -> None:
+        """Run a plain function or generator in this thread, and send home what comes of it."""
+        self.controls.running = call.task
+        try:
+            try:
+                call.open_or_raise()
+                value = None
+                if call.kind == Kind.STREAM:
+                    self._streamed(call)
+                else:
+                    value = call.begin()
+            finally:
+                self.controls.running = 0
+            outcome = call.ended(value)
+        except SystemExit:
+            raise
+        except BaseException as error:
+            outcome = call.failed(error)
+        self.send(outcome)
+
+    def _streamed(self, call: Call) -> None:
+        generator: Generator[Any, None, Any] = call.begin()
+        self.controls.credits[call.task] = STREAM_AHEAD
+        try:
+            for item in generator:
+                if not self._may_send(call.task):
+                    break
+                self.send(addressed(returned(item), Kind.ITEM, call.task))
+        finally:
+            self.controls.credits.pop(call.task, None)
+            close = getattr(generator, "close", None)
+            if close is not None:
+                close()
+
+    def _may_send(self, task: int) -> bool:
+        """Wait until the consumer wants an item; False when it wants no more."""
+        credits = self.controls.credits
+        self.controls.take_all()
+        while credits.get(task) == 0:
+            until_blocking(self.controls.take, self.home.handle)
+        if task not in credits:
+            return False
+        credits[task] -= 1
+        return True
+
+
+class Call:
+    """A task in a worker's hands."""
+
+    def __init__(self, message: Message) -> None:
+        self.kind = message.kind
+        self.task = message.task
+        self.error: BaseException | None = None
+        self._since = time.perf_counter()
+        try:
+            self.func, self.args, self.kwargs = message.open()
+        except BaseException as error:
+            self.error = error
+
+    @property
+    def opened(self) -> bool:
+        return self.error is None
+
+    @property
+    def needs_a_loop(self) -> bool:
+        """Whether it is a coroutine function or an async generator function."""
+        return is_asynchronous(self.func)
+
+    def open_or_raise(self) -> None:
+        """Raise what went wrong while it was unpickled."""
+        if self.error is not None:
+            raise self.error
+
+    def begin(self) -> Any:
+        """Call the function."""
+        return self.func(*self.args, **self.kwargs)
+
+    def ended(self, value: Any) -> Parcel:
+        """The message that it has ended with this value."""
+        if inspect.iscoroutine(value):
+            value.close()
+            raise TypeError(f"{self.func!r} returned a coroutine; give the pool the `async def` itself")
+        return addressed(returned(value), Kind.DONE, self.task, time.perf_counter() - self._since)
+
+    def failed(self, error: BaseException) -> Parcel:
+        """The message that it has raised this."""
+        return addressed(raised(error), Kind.DONE, self.task, time.perf_counter() - self._since)
+
+    def stopped(self) -> Parcel:
+        """The message that it was cancelled, as the pool wished."""
+        return signal_of(Kind.STOPPED, self.task, time.perf_counter() - self._since)
+
+
+def _left_to_the_parent(number: int, frame: FrameType | None) -> None:
+    """As SIG_IGN, but not inherited by programs that a task starts."""

@@ -1,0 +1,134 @@
+"""A pool's worker with an event loop: coroutines, several at a time, and plain functions between them.
+
+The pool sends no plain function to a worker in which coroutines run, so what runs in the main thread holds
+up nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from aioproc._kernel.outcome import returned
+from aioproc._kernel.parcel import Parcel
+from aioproc._kernel.waiting import until
+from aioproc._kernel.wire import STREAM_AHEAD, Kind, addressed
+from aioproc._kernel.worker import Call
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from aioproc._kernel.worker import Worker
+
+
+def serve_in_a_loop(worker: Worker, first: Call) -> None:
+    """Serve the pool until it has nothing more, beginning with a call that has been taken."""
+    backend, options = worker.loop
+    anyio.run(_Desk(worker).serve, first, backend=backend, backend_options=options)
+
+
+class _Desk:
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._scopes: dict[int, anyio.CancelScope] = {}
+        self._free = anyio.Semaphore(worker.tasks_at_once)
+        self._credit_came = anyio.Event()
+        worker.controls.cancel = self._cancel
+
+    async def serve(self, first: Call) -> None:
+        async with anyio.create_task_group() as helpers:
+            async with anyio.create_task_group() as calls:
+                await self._start(first, calls)
+                helpers.start_soon(self._obey)  # not before a cancellation would find the first call
+                try:
+                    while True:
+                        await self._serve_one(calls)
+                except (EOFError, BrokenPipeError):
+                    pass
+            helpers.cancel_scope.cancel()
+
+    async def _serve_one(self, calls: TaskGroup) -> None:
+        await self._free.acquire()
+        self._free.release()
+        worker = self._worker
+        await self._start(Call(await until(worker.take, worker.inbox.handle)), calls)
+
+    async def _start(self, call: Call, calls: TaskGroup) -> None:
+        if call.opened and (call.needs_a_loop or call.kind == Kind.STREAM):
+            self._scopes[call.task] = anyio.CancelScope()
+            await self._free.acquire()
+            calls.start_soon(self._run, call)
+        else:
+            self._worker.run_here(call)
+
+    async def _run(self, call: Call) -> None:
+        outcome: Parcel | None = None
+        with self._scopes[call.task] as scope:
+            try:
+                outcome = call.ended(await self._performed(call))
+            except SystemExit:
+                raise
+            except BaseException as error:
+                if scope.cancel_called and isinstance(error, anyio.get_cancelled_exc_class()):
+                    raise
+                outcome = call.failed(error)
+        del self._scopes[call.task]
+        self._free.release()
+        with anyio.CancelScope(shield=True):
+            await self._send(outcome or call.stopped())
+
+    async def _performed(self, call: Call) -> Any:
+        if call.kind == Kind.CALL:
+            return await call.begin()
+        items = call.begin()
+        self._worker.controls.credits[call.task] = STREAM_AHEAD
+        try:
+            async for item in _async_items(items):
+                await self._credit(call.task)
+                await self._send(addressed(returned(item), Kind.ITEM, call.task))
+        finally:
+            self._worker.controls.credits.pop(call.task, None)
+            if hasattr(items, "aclose"):
+                with anyio.CancelScope(shield=True):
+                    await items.aclose()
+        return None
+
+    async def _credit(self, task: int) -> None:
+        credits = self._worker.controls.credits
+        while credits.get(task) == 0:
+            await self._credit_came.wait()
+        await checkpoint()  # where a consumer that left is noticed
+        credits[task] -= 1
+
+    async def _send(self, parcel: Parcel) -> None:
+        worker = self._worker
+        try:
+            worker.home.send(parcel)
+        except BlockingIOError:
+            await until(lambda: worker.home.send(parcel), worker.home.handle, "write")
+
+    async def _obey(self) -> None:
+        worker = self._worker
+        try:
+            while True:
+                await until(worker.controls.take, worker.home.handle)
+                came, self._credit_came = self._credit_came, anyio.Event()
+                came.set()
+        except EOFError:  # the pool has gone
+            pass
+
+    def _cancel(self, task: int) -> None:
+        if task in self._scopes:
+            self._scopes[task].cancel()
+
+
+async def _async_items(items: Any) -> AsyncIterator[Any]:
+    if hasattr(items, "__aiter__"):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item

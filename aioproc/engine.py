@@ -1,0 +1,243 @@
+"""What a pool asks of its engine, and its books: what is open, who waits for room, who for the end."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError
+from typing import Any, Protocol
+
+from aioproc._kernel.background import Loop, Stop, Ticket, running_loop
+from aioproc.errors import queue_error
+from aioproc.orders import Order, PoolStats, WorkerStats
+from aioproc.results import AsyncResult
+
+__all__ = ["Books", "Engine"]
+
+
+class Engine(Protocol):
+    """Runs calls: our own workers, or an executor.
+
+    Attributes:
+        name: For error messages.
+        capacity: How many calls can run at once.
+        restarts: How many workers were replaced.
+    """
+
+    name: str
+    capacity: int
+    restarts: int
+
+    def check(self, order: Order) -> None:
+        """NotImplementedError when it cannot do this."""
+
+    def submit(self, order: Order, result: AsyncResult[Any]) -> None:
+        """Take on a call; what goes wrong comes out of its result."""
+
+    def stop(self, result: AsyncResult[Any], error: BaseException) -> bool:
+        """Settle a result with this error and stop its call; NotImplementedError when it cannot."""
+
+    def grant(self, result: AsyncResult[Any], items: int) -> None:
+        """Let a stream's generator send so many items more."""
+
+    def close(self) -> None:
+        """No more calls come, and all are settled."""
+
+    def terminate(self, open_results: Iterable[AsyncResult[Any]]) -> None:
+        """Cancel what is open and end the workers."""
+
+    async def join(self) -> None:
+        """Wait until the workers have ended."""
+
+    def queued(self) -> int:
+        """How many calls no worker has in hand."""
+
+    def workers(self) -> tuple[WorkerStats, ...]:
+        """What each worker does."""
+
+
+class Books:
+    """A pool's state, shared by all views of it that ``options`` makes.
+
+    Args:
+        make: Makes the engine, in the loop of the first call.
+        max_pending: Most calls that may wait for a worker.
+    """
+
+    def __init__(self, make: Callable[[Loop], Engine], max_pending: int | None) -> None:
+        self._make = make
+        self._max_pending = max_pending
+        self._engine: Engine | None = None
+        self._loop: Loop | None = None
+        self._open: set[AsyncResult[Any]] = set()
+        self._wholes: set[AsyncResult[Any]] = set()
+        self._timers: dict[AsyncResult[Any], Stop] = {}
+        self._for_room: deque[Ticket] = deque()
+        self._for_end: list[Ticket] = []
+        self._done = 0
+        self._failed = 0
+        self.state = "open"
+
+    @property
+    def loop(self) -> Loop:
+        """The loop that the pool belongs to: that of its first call."""
+        if self._loop is None:
+            self._loop = running_loop()
+        elif not self._loop.is_running_here():
+            raise RuntimeError("this pool belongs to another event loop (or thread)")
+        return self._loop
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, made with the first call."""
+        if self._engine is None:
+            self._engine = self._make(self.loop)
+        return self._engine
+
+    def check_open(self) -> None:
+        """ValueError after `close` or `terminate`."""
+        if self.state != "open":
+            raise ValueError(f"the pool is {self.state}")
+
+    # Calls
+
+    def take_on(
+        self,
+        order: Order,
+        name: str,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        settled: Callable[[AsyncResult[Any]], object] | None = None,
+    ) -> AsyncResult[Any]:
+        """Hand a call to the engine."""
+        loop, engine = self.loop, self.engine
+        engine.check(order)
+        if self.state == "terminated":
+            raise ValueError("the pool is terminated")
+        hook = self._settled if settled is None else _both(self._settled, settled)
+        result = AsyncResult[Any](loop, name, self._stop, hook, callback, error_callback)
+        self._open.add(result)
+        if order.timeout is not None:
+            error = TimeoutError(f"{name} did not end within {order.timeout} s and was stopped")
+            self._timers[result] = loop.later(order.timeout, lambda: engine.stop(result, error))
+        engine.submit(order, result)
+        return result
+
+    def _stop(self, result: AsyncResult[Any]) -> bool:
+        return self.engine.stop(result, CancelledError())
+
+    def _settled(self, result: AsyncResult[Any]) -> None:
+        self._open.discard(result)
+        if result.successful():
+            self._done += 1
+        else:
+            self._failed += 1
+        if self._timers and (stop := self._timers.pop(result, None)):
+            stop()
+        if self._for_room:
+            self._wake_for_room()
+        self._close_if_done()
+
+    def whole(
+        self,
+        name: str,
+        stop: Callable[[AsyncResult[Any]], bool],
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> AsyncResult[Any]:
+        """The result of a whole map, which is many calls."""
+
+        def settled(result: AsyncResult[Any]) -> None:
+            self._wholes.discard(result)
+            self._close_if_done()
+
+        result = AsyncResult[Any](self.loop, name, stop, settled, callback, error_callback)
+        self._wholes.add(result)
+        return result
+
+    # Room
+
+    def has_room(self) -> bool:
+        """Whether one more call may wait."""
+        if self._max_pending is None:
+            return True
+        return len(self._open) < self.engine.capacity + self._max_pending
+
+    def need_room(self) -> None:
+        """QueueFull when as many calls wait as may."""
+        if not self.has_room():
+            raise queue_error("Full")(f"{self._max_pending} calls wait for a worker already")
+
+    async def room(self) -> None:
+        """Wait until one more call may wait, in order of arrival."""
+        while not self.has_room():
+            ticket = self.loop.ticket()
+            self._for_room.append(ticket)
+            try:
+                await ticket.wait()
+            except BaseException:
+                if ticket in self._for_room:
+                    self._for_room.remove(ticket)
+                else:
+                    self._wake_for_room()
+                raise
+
+    def _wake_for_room(self) -> None:
+        if self._for_room and self.has_room():
+            self._for_room.popleft().wake()
+
+    # The end
+
+    def close(self) -> None:
+        """Take on nothing more."""
+        if self.state == "open":
+            self.state = "closed"
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if self.state != "open" and not self._open and not self._wholes:
+            if self.state == "closed" and self._engine is not None:
+                self._engine.close()
+            tickets, self._for_end = self._for_end, []
+            for ticket in tickets:
+                ticket.wake()
+
+    def terminate(self) -> None:
+        """Cancel everything and end the workers."""
+        if self.state == "terminated":
+            return
+        self.state = "terminated"
+        for whole in list(self._wholes):
+            whole.cancel()
+        if self._engine is not None:
+            self._engine.terminate(self._open)
+
+    async def join(self) -> None:
+        """Wait until everything is settled and the workers have ended."""
+        if self.state == "open":
+            raise ValueError("the pool is still open: close() or terminate() it before join()")
+        while self._open or self._wholes:
+            ticket = self.loop.ticket()
+            self._for_end.append(ticket)
+            await ticket.wait()
+        if self._engine is not None:
+            await self._engine.join()
+
+    def stats(self) -> PoolStats:
+        """The figures of this moment."""
+        if self._engine is None:
+            return PoolStats((), 0, 0, 0, 0, 0)
+        queued = self._engine.queued()
+        running = max(0, len(self._open) - queued)
+        workers, restarts = self._engine.workers(), self._engine.restarts
+        return PoolStats(workers, queued, running, self._done, self._failed, restarts)
+
+
+def _both(
+    first: Callable[[AsyncResult[Any]], object], second: Callable[[AsyncResult[Any]], object]
+) -> Callable[[AsyncResult[Any]], None]:
+    def both(result: AsyncResult[Any]) -> None:
+        first(result)
+        second(result)
+
+    return both

@@ -1,0 +1,231 @@
+"""The other engine: any ``concurrent.futures.Executor``, its faults contained where its interface lets us.
+
+Calls wait here, not in the executor, so that what waits can be cancelled, survives a broken executor, and is
+counted. See ``docs/howto/dask.md`` and ``docs/design/pool.md`` for what an executor cannot do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
+from typing import Any, Final
+
+import anyio
+
+from aioproc._kernel.background import Loop, Ticket
+from aioproc._kernel.there import Answer, call_there, stay_a_moment
+from aioproc._kernel.waiting import running_backend
+from aioproc.errors import RemoteError, RemoteTraceback, WorkerDied
+from aioproc.orders import Order, WorkerStats
+from aioproc.results import AsyncResult
+
+__all__ = ["Executors"]
+
+START_SECONDS: Final = 0.1  # how long a worker is kept busy while its siblings start
+DEAD_WORKER: Final = {"KilledWorker"}  # distributed's; it is no BrokenExecutor
+
+
+class _Task:
+    __slots__ = ("future", "order", "result", "retries")
+
+    def __init__(self, order: Order, result: AsyncResult[Any]) -> None:
+        self.order = order
+        self.result = result
+        self.retries = order.retries
+        self.future: Future[Any] | None = None
+
+
+class Executors:
+    """The engine of a pool that was given an executor.
+
+    Args:
+        executor: An executor, which stays its owner's to shut down; or a function that makes one, which is
+            shut down with the pool and replaced when it breaks.
+    """
+
+    def __init__(self, loop: Loop, executor: Executor | Callable[[], Executor]) -> None:
+        self._loop = loop
+        self._backend = running_backend()
+        self._factory = None if isinstance(executor, Executor) else executor
+        self._executor = executor if isinstance(executor, Executor) else executor()
+        self._waiting: deque[_Task] = deque()
+        self._running: set[_Task] = set()
+        self._prepared = False
+        self._busy = 0  # preparations and shutdowns under way
+        self._for_end: list[Ticket] = []
+        self._closed = False
+        self._done = 0
+        self.restarts = 0
+        self.name = type(self._executor).__name__
+        self._limit: int | None = getattr(self._executor, "_max_workers", None)
+        self.capacity = self._limit or os.cpu_count() or 1
+        self._prepare()
+
+    # What the pool asks for
+
+    def check(self, order: Order) -> None:
+        """Refuse what an executor cannot do."""
+        if order.item is not None:
+            self._refuse("stream what a generator yields")
+        if order.timeout is not None or order.grace:
+            self._refuse("stop a call that runs, as options(timeout=, grace=) would have to")
+        if order.retries and self._factory is None:
+            self._refuse("go on after a worker's death; give the pool a function that makes the executor")
+
+    def _refuse(self, what: str) -> None:
+        raise NotImplementedError(f"{self.name} cannot {what}")
+
+    def submit(self, order: Order, result: AsyncResult[Any]) -> None:
+        """Take on a call."""
+        task = result._task = _Task(order, result)
+        self._waiting.append(task)
+        self._feed()
+
+    def stop(self, result: AsyncResult[Any], error: BaseException) -> bool:
+        """Settle a result whose call has not started."""
+        task: _Task = result._task
+        if task.future is not None and not task.future.cancel():
+            self._refuse("stop a call that runs")
+        result._raise(error)
+        return True
+
+    def grant(self, result: AsyncResult[Any], items: int) -> None:
+        """There are no streams."""
+
+    def close(self) -> None:
+        """Shut down the executor, if it is ours."""
+        if not self._closed:
+            self._closed = True
+            if self._factory is not None:
+                self._loop.spawn(self._shut_down, f"shut down {self.name}")
+                self._busy += 1
+
+    def terminate(self, open_results: Iterable[AsyncResult[Any]]) -> None:
+        """Cancel what waits; what runs goes on unheard, as an executor cannot stop it."""
+        self._waiting.clear()
+        for result in list(open_results):
+            task: _Task = result._task
+            if task.future is not None:
+                task.future.cancel()
+            result._raise(CancelledError())
+        self.close()
+
+    async def join(self) -> None:
+        """Wait until an executor of ours has shut down."""
+        while self._busy:
+            ticket = self._loop.ticket()
+            self._for_end.append(ticket)
+            await ticket.wait()
+
+    def queued(self) -> int:
+        """How many calls wait here."""
+        return sum(not task.result.ready() for task in self._waiting)
+
+    def workers(self) -> tuple[WorkerStats, ...]:
+        """An executor does not tell; a line for each call that it has in hand."""
+        return tuple(WorkerStats(t.result.pid, "busy", t.result.name, 0) for t in self._running)
+
+    # Starting, breaking, ending
+
+    def _prepare(self) -> None:
+        if isinstance(self._executor, ProcessPoolExecutor):
+            self._prepared = False
+            self._busy += 1
+            self._loop.spawn(self._start_all_workers, f"start the workers of {self.name}")
+        else:
+            self._prepared = True
+
+    async def _start_all_workers(self) -> None:
+        # A worker that is started on demand is not watched until something else wakes the manager thread,
+        # and its start holds up the thread that submits.
+        executor, count = self._executor, self._limit or 1
+
+        def start() -> None:
+            busy = [executor.submit(stay_a_moment, START_SECONDS) for _ in range(count)]
+            for each in busy:
+                each.result()
+
+        try:
+            await anyio.to_thread.run_sync(start)
+        except Exception:  # each call will meet it
+            pass
+        self._prepared = True
+        self._ended_one()
+        self._feed()
+
+    async def _shut_down(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._executor.shutdown)
+        self._ended_one()
+
+    def _ended_one(self) -> None:
+        self._busy -= 1
+        tickets, self._for_end = self._for_end, []
+        for ticket in tickets:
+            ticket.wake()
+
+    def _replace(self, broken: Executor) -> None:
+        if self._factory is None or broken is not self._executor or self._closed:
+            return
+        broken.shutdown(wait=False)
+        self._executor = self._factory()
+        self.restarts += 1
+        self._prepare()
+
+    # Calls
+
+    def _feed(self) -> None:
+        while self._prepared and self._waiting and (self._limit is None or len(self._running) < self._limit):
+            task = self._waiting.popleft()
+            if not task.result.ready():
+                self._hand_over(task)
+
+    def _hand_over(self, task: _Task) -> None:
+        executor, order = self._executor, task.order
+        self._running.add(task)
+        try:
+            future = executor.submit(call_there, order.func, order.args, order.kwargs, self._backend)
+        except BaseException as failure:
+            self._failed(task, executor, failure)
+            return
+        task.future = future
+        task.result.started = self._limit is not None
+        future.add_done_callback(lambda done: self._loop.from_thread(self._ended, task, executor, done))
+
+    def _ended(self, task: _Task, executor: Executor, future: Future[Answer]) -> None:
+        try:
+            pid, seconds, returned, value, text = future.result()
+        except BaseException as failure:
+            self._failed(task, executor, failure)
+            return
+        self._running.discard(task)
+        task.result.pid, task.result.started, task.result.elapsed = pid, True, seconds
+        if returned:
+            task.result._return(value)
+        else:
+            error = RemoteError(value) if isinstance(value, str) else value
+            error.__cause__ = RemoteTraceback(text)
+            task.result._raise(error)
+        self._feed()
+
+    def _failed(self, task: _Task, executor: Executor, failure: BaseException) -> None:
+        self._running.discard(task)
+        task.future = None
+        broken = isinstance(failure, BrokenExecutor)
+        if broken:
+            self._replace(executor)
+        if broken and task.retries > 0 and self._factory is not None and not task.result.ready():
+            task.retries -= 1
+            self._waiting.append(task)
+        else:
+            task.result._raise(self._told(failure))
+        self._feed()
+
+    def _told(self, failure: BaseException) -> BaseException:
+        if isinstance(failure, BrokenExecutor) or type(failure).__name__ in DEAD_WORKER:
+            died = WorkerDied(f"a worker of {self.name} died: {failure}")
+            died.__cause__ = failure
+            return died
+        return failure

@@ -1,0 +1,299 @@
+"""Async iterators over a pool's results: of a map, and of a generator that runs in a worker."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sized
+from itertools import islice
+from typing import Any, Generic, Self, TypeVar
+from weakref import WeakMethod
+
+from aioproc._kernel.background import Loop, Stop, Ticket
+from aioproc._kernel.waiting import shielded
+from aioproc._kernel.wire import STREAM_AHEAD
+from aioproc.engine import Books
+from aioproc.orders import Item, Order
+from aioproc.results import AsyncResult
+
+__all__ = ["Results", "Stream"]
+
+T = TypeVar("T")
+
+
+class _Iteration(Generic[T]):
+    """Common to both: a consumer waits for news, and may leave at any time."""
+
+    def __init__(self) -> None:
+        self._tickets: list[Ticket] = []
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Leave: what waits is never started, and no more results are kept."""
+        self._leave()
+
+    def _leave(self) -> None:
+        raise NotImplementedError
+
+    async def _news(self, loop: Loop) -> None:
+        ticket = loop.ticket()
+        self._tickets.append(ticket)
+        await ticket.wait()
+
+    def _tell(self, *_: object) -> None:
+        tickets, self._tickets = self._tickets, []
+        for ticket in tickets:
+            ticket.wake()
+
+
+class Results(_Iteration[T]):
+    """The results of `AsyncPool.imap` and `imap_unordered`, one at a time.
+
+    ``len()`` is the number of results where the input has a length, so that a progress bar knows its total.
+
+    If cancelled: Cancelling the wait for one result stops nothing; the iteration can go on.
+    If a peer dies: WorkerDied comes out in the place of the result (of its whole chunk), and the iteration
+    can go on.
+    """
+
+    def __init__(
+        self,
+        books: Books,
+        source: Iterable[Any] | AsyncIterable[Any],
+        chunksize: int,
+        order: Callable[[list[Any]], Order],
+        name: str,
+        ordered: bool,
+        window: int,
+    ) -> None:
+        super().__init__()
+        self._books = books
+        self._length = len(source) if isinstance(source, Sized) else None
+        self._chunksize = chunksize
+        self._order = order
+        self._name = name
+        self._ordered = ordered
+        self._window = window
+        self._single = chunksize == 1
+        self._items: deque[T] = deque()
+        self._pending: deque[AsyncResult[Any]] = deque()
+        self._ended: deque[AsyncResult[Any]] = deque()
+        self._failure: BaseException | None = None
+        self._exhausted = False
+        self._chunks: Iterator[list[Any]] | None = None
+        self._pull: Callable[[], Any] | None = None
+        self._close: Callable[[], Any] | None = None
+        self._feeding: Stop | None = None
+        self._wants: Ticket | None = None
+        if isinstance(source, AsyncIterable):
+            items = aiter(source)
+            self._pull = items.__anext__
+            self._close = getattr(items, "aclose", None)
+        else:
+            self._chunks = _chunks(iter(source), chunksize)
+
+    def __len__(self) -> int:
+        if self._length is None:
+            raise TypeError("the input has no length, so neither have its results")
+        return self._length
+
+    def __bool__(self) -> bool:
+        return True
+
+    async def __anext__(self) -> T:
+        while not self._items:
+            if self._books.state == "terminated":
+                self._exhausted = True
+            self._fill()
+            result = self._next_ended()
+            if result is not None:
+                value = result._opened()
+                if self._single:
+                    return value  # type: ignore[no-any-return]
+                self._items.extend(value)
+            elif self._pending or not self._exhausted:
+                if not self._pending and self._pull is None:
+                    await self._books.room()
+                else:
+                    await self._news(self._books.loop)
+            else:
+                failure, self._failure = self._failure, None
+                raise failure or StopAsyncIteration
+        return self._items.popleft()
+
+    def _next_ended(self) -> AsyncResult[Any] | None:
+        if self._ordered:
+            return self._pending.popleft() if self._pending and self._pending[0].ready() else None
+        if not self._ended:
+            return None
+        result = self._ended.popleft()
+        self._pending.remove(result)
+        return result
+
+    def _fill(self) -> None:
+        """Submit until as much is on its way as may be."""
+        if self._exhausted:
+            return
+        if self._chunks is None:
+            self._feed_in_background()
+            return
+        while len(self._pending) < self._window and self._books.has_room():
+            try:
+                chunk = next(self._chunks, None)
+            except Exception as failure:
+                self._fail(failure)
+                return
+            if chunk is None:
+                self._exhausted = True
+                return
+            self._submit(chunk)
+
+    def _fail(self, failure: BaseException) -> None:
+        self._failure, self._exhausted = failure, True
+
+    def _submit(self, chunk: list[Any]) -> None:
+        result = self._books.take_on(self._order(chunk), self._name, settled=self._one_ended)
+        self._pending.append(result)
+
+    def _one_ended(self, result: AsyncResult[Any]) -> None:
+        if not self._ordered:
+            self._ended.append(result)
+        self._tell()
+
+    def _feed_in_background(self) -> None:
+        # Results are handed out while the input is slow, so somebody else waits for the input.
+        if self._feeding is None:
+            self._feeding = self._books.loop.spawn(self._feed, f"feed {self._name}")
+        elif self._wants is not None and len(self._pending) < self._window:
+            self._wants.wake()
+
+    async def _feed(self) -> None:
+        assert self._pull is not None
+        chunk: list[Any] = []
+        try:
+            while True:
+                while len(self._pending) >= self._window:
+                    self._wants = self._books.loop.ticket()
+                    await self._wants.wait()
+                await self._books.room()
+                chunk.append(await self._pull())
+                if len(chunk) == self._chunksize:
+                    self._submit(chunk)
+                    chunk = []
+        except StopAsyncIteration:
+            if chunk:
+                self._submit(chunk)
+            self._exhausted = True
+        except Exception as failure:
+            self._fail(failure)
+        finally:
+            if self._close is not None:
+                await shielded(self._close)
+        self._tell()
+
+    def _leave(self) -> None:
+        self._exhausted = True
+        if self._feeding is not None:
+            self._feeding()
+        for result in self._pending:
+            if not result.started:
+                _let_go(result)
+        self._pending.clear()
+        self._tell()
+
+    def stop(self) -> None:
+        """Leave, and stop what runs."""
+        pending = list(self._pending)
+        self._leave()
+        for result in pending:
+            _let_go(result)
+
+    def __repr__(self) -> str:
+        return f"<Results of {self._name}: {len(self._pending)} on their way>"
+
+
+class Stream(_Iteration[T]):
+    """What a generator yields in a worker, one item at a time; see `AsyncPool.stream`."""
+
+    def __init__(self, books: Books, order: Callable[[Item], Order], name: str) -> None:
+        super().__init__()
+        self._books = books
+        self._order = order
+        self._name = name
+        self._arrived: deque[tuple[Any, BaseException | None]] = deque()
+        self._taken = 0
+        self._result: AsyncResult[Any] | None = None
+        self._over = False
+
+    async def __anext__(self) -> T:
+        if self._over:
+            raise StopAsyncIteration
+        result = self._result
+        if result is None:
+            await self._books.room()
+            result = self._result = self._books.take_on(
+                self._order(_weakly(self._came)), self._name, settled=_weakly(self._tell)
+            )
+        while not self._arrived:
+            if result.ready():
+                self._over = True
+                result._opened()
+                raise StopAsyncIteration
+            await self._news(self._books.loop)
+        value, failure = self._arrived.popleft()
+        self._taken += 1
+        if self._taken % (STREAM_AHEAD // 2) == 0 and not result.ready():
+            self._books.engine.grant(result, STREAM_AHEAD // 2)
+        if failure is not None:
+            raise failure
+        return value  # type: ignore[no-any-return]
+
+    def _came(self, value: Any, failure: BaseException | None) -> None:
+        self._arrived.append((value, failure))
+        self._tell()
+
+    def _leave(self) -> None:
+        self._over = True
+        if self._result is not None:
+            self._result.cancel()
+        self._arrived.clear()
+        self._tell()
+
+    def __del__(self) -> None:
+        # A consumer that leaves an `async for` calls nothing; its reference goes away.
+        if self._result is not None and not self._result.ready():
+            self._books._loop.from_thread(self._result.cancel)  # type: ignore[union-attr]
+
+    def __repr__(self) -> str:
+        return f"<Stream of {self._name}: {self._taken} taken>"
+
+
+def _let_go(result: AsyncResult[Any]) -> None:
+    try:
+        result.cancel()
+    except NotImplementedError:  # it runs to its end, unheard
+        pass
+
+
+def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while chunk := list(islice(items, size)):
+        yield chunk
+
+
+def _weakly(method: Callable[..., object]) -> Callable[..., None]:
+    """The method, but without keeping its object alive."""
+    reference = WeakMethod(method)
+
+    def call(*args: Any) -> None:
+        found = reference()
+        if found is not None:
+            found(*args)
+
+    return call

@@ -1,0 +1,207 @@
+"""AsyncResult: a pool's promise of one result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from concurrent.futures import CancelledError
+from typing import Any, Final, Generic, TypeVar, cast
+
+import anyio
+
+from aioproc._kernel.background import Loop, Ticket, log
+from aioproc.errors import RemoteError
+
+__all__ = ["AsyncResult"]
+
+T = TypeVar("T")
+
+_PENDING: Final = object()
+
+
+class AsyncResult(Generic[T]):
+    """The result of a call that a pool has taken on; ``await`` it for the value.
+
+    Attributes:
+        name: What the call is named in statistics: ``options(name=...)``, else the function's name.
+        pid: The worker that runs it or ran it; None until then.
+        started: Whether a worker has it in hand.
+        elapsed: Seconds that it took in the worker; None until it is done.
+
+    If cancelled: Cancelling ``await result`` or ``result.get()`` stops the call, as cancelling an awaited
+    task does; cancelling `wait` does not.
+    If a peer dies: `get` raises WorkerDied when it was this call's worker.
+
+    Example:
+        >>> async def main():
+        ...     async with AsyncPool(2) as pool:
+        ...         result = pool.apply_async(pow, (2, 5))
+        ...         print(await result, result.successful())
+        >>> run(main)
+        32 True
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_callback",
+        "_error",
+        "_error_callback",
+        "_loop",
+        "_settled",
+        "_stop",
+        "_task",
+        "_tickets",
+        "_value",
+        "elapsed",
+        "name",
+        "pid",
+        "started",
+    )
+
+    def __init__(
+        self,
+        loop: Loop,
+        name: str,
+        stop: Callable[[AsyncResult[Any]], bool],
+        settled: Callable[[AsyncResult[Any]], object],
+        callback: Callable[[T], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> None:
+        self._loop = loop
+        self._stop = stop
+        self._settled = settled
+        self._task: Any = None  # the engine's own
+        self._callback = callback
+        self._error_callback = error_callback
+        self._value: Any = _PENDING
+        self._error: BaseException | None = None
+        self._tickets: list[Ticket] = []
+        self.name = name
+        self.pid: int | None = None
+        self.started = False
+        self.elapsed: float | None = None
+
+    async def get(self, timeout: float | None = None) -> T:
+        """Wait for the call to end, and return what it returned.
+
+        Args:
+            timeout: Seconds to wait at most; None waits for ever.
+
+        Raises:
+            BaseException: The call's own exception, with the worker's traceback as its cause.
+            WorkerDied: The worker that had it in hand died.
+            TimeoutError: It is not done within ``timeout`` (the call goes on), or the call's own
+                ``options(timeout=...)`` ran out (it was stopped).
+            concurrent.futures.CancelledError: It was cancelled.
+
+        If cancelled: The call is stopped.
+        """
+        if not self.ready():
+            try:
+                await self.wait(timeout)
+            except anyio.get_cancelled_exc_class():
+                try:
+                    self.cancel()
+                except NotImplementedError:  # it runs to its end, unheard
+                    pass
+                raise
+            if not self.ready():
+                raise TimeoutError(f"{self.name} is not done within {timeout} s")
+        return self._opened()
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self.get().__await__()
+
+    async def wait(self, timeout: float | None = None) -> None:
+        """Wait for the call to end, however it ends, or for ``timeout`` seconds.
+
+        If cancelled: The call goes on.
+        """
+        if self.ready():
+            return
+        ticket = self._loop.ticket()
+        self._tickets.append(ticket)
+        try:
+            if timeout is None:
+                await ticket.wait()
+            else:
+                with anyio.move_on_after(timeout):
+                    await ticket.wait()
+        finally:
+            if self._tickets:
+                self._tickets.remove(ticket)
+
+    def ready(self) -> bool:
+        """Whether it is done: returned, raised, cancelled or lost."""
+        return self._value is not _PENDING or self._error is not None
+
+    def successful(self) -> bool:
+        """Whether it returned a value.
+
+        Raises:
+            ValueError: It is not done.
+        """
+        if not self.ready():
+            raise ValueError(f"{self!r} is not ready")
+        return self._error is None
+
+    def cancel(self) -> bool:
+        """Stop the call: one that waits is never started, a coroutine is cancelled, a worker killed.
+
+        Returns:
+            False when it was done already.
+
+        Raises:
+            NotImplementedError: It runs, and the pool's executor cannot stop it.
+        """
+        return not self.ready() and self._stop(self)
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return isinstance(self._error, CancelledError)
+
+    def _opened(self) -> T:
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._value)
+
+    def _return(self, value: Any) -> None:
+        """Settle it with a value; nothing happens when it is settled already."""
+        if not self.ready():
+            self._value = value
+            self._wake(self._callback, value)
+
+    def _raise(self, error: BaseException) -> None:
+        """Settle it with an exception; nothing happens when it is settled already."""
+        if not self.ready():
+            self._error = _harmless(error)
+            self._wake(self._error_callback, self._error)
+
+    def _wake(self, callback: Callable[[Any], object] | None, outcome: Any) -> None:
+        self._settled(self)
+        tickets, self._tickets = self._tickets, []
+        for ticket in tickets:
+            ticket.wake()
+        if callback is not None:
+            try:
+                callback(outcome)
+            except Exception:
+                log.exception("a callback of %r raised", self)
+
+    def __repr__(self) -> str:
+        return f"<AsyncResult {self.name} {self._state()}>"
+
+    def _state(self) -> str:
+        if self._value is not _PENDING:
+            return "returned"
+        if self._error is not None:
+            return "cancelled" if self.cancelled() else f"raised {type(self._error).__name__}"
+        return f"runs in {self.pid}" if self.started else "waits"
+
+
+def _harmless(error: BaseException) -> BaseException:
+    """A worker's KeyboardInterrupt or SystemExit must not end the program that awaits the result."""
+    if isinstance(error, Exception):
+        return error
+    stand_in = RemoteError(f"{type(error).__name__}: {error}")
+    stand_in.__cause__ = error.__cause__
+    return stand_in

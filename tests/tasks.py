@@ -1,0 +1,192 @@
+"""What the pool's tests run in workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+async def square_later(number: int) -> int:
+    await anyio.sleep(0.001)
+    return number * number
+
+
+def add(a: int, b: int = 0) -> int:
+    return a + b
+
+
+def pid_of(_: object = None) -> int:
+    return os.getpid()
+
+
+def fail(message: str) -> None:
+    raise LookupError(message)
+
+
+async def fail_later(message: str) -> None:
+    raise LookupError(message)
+
+
+def die(_: object = None) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave(code: int) -> None:
+    sys.exit(code)
+
+
+def die_if_tenth(number: int) -> int:
+    if number % 10 == 0:
+        die()
+    return number
+
+
+def die_the_first_time(mark: str) -> str:
+    if not Path(mark).exists():
+        Path(mark).touch()
+        die()
+    return "done"
+
+
+def sleep(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def announce_and_wait(started: str, mark: str, seconds: float = 30.0) -> None:
+    """Tell by a file (or a pipe) that it runs; a file that comes later says that nobody stopped it."""
+    Path(started).write_bytes(b"x")
+    time.sleep(seconds)
+    Path(mark).touch()
+
+
+async def announce_and_wait_async(started: str, mark: str, ended: str) -> None:
+    try:
+        Path(started).write_bytes(b"x")
+        await anyio.sleep(30)
+        Path(mark).touch()
+    finally:
+        Path(ended).touch()
+
+
+def announce_and_clean_up(started: str, cleaned: str) -> None:
+    try:
+        Path(started).write_bytes(b"x")
+        time.sleep(30)
+    finally:
+        Path(cleaned).touch()
+
+
+def touch(path: str) -> None:
+    Path(path).touch()
+
+
+def count_to(most: int) -> Iterator[int]:
+    yield from range(most)
+
+
+async def count_to_async(most: int) -> AsyncIterator[int]:
+    for number in range(most):
+        yield number
+
+
+def count_and_note(notes: str, ended: str) -> Iterator[int]:
+    """Without end; how far it came and that it was closed are written down."""
+    number = 0
+    try:
+        while True:
+            Path(notes).write_text(str(number))
+            yield number
+            number += 1
+    finally:
+        Path(ended).touch()
+
+
+async def count_and_note_async(notes: str, ended: str) -> AsyncIterator[int]:
+    for number in count_and_note(notes, ended):
+        yield number
+
+
+def count_then_fail(most: int) -> Iterator[int]:
+    yield from range(most)
+    raise LookupError("after the last one")
+
+
+def count_then_die(most: int) -> Iterator[int]:
+    yield from range(most)
+    die()
+
+
+def lambda_back(_: object = None) -> Any:
+    return iter_of_nothing()
+
+
+def iter_of_nothing() -> Iterator[int]:
+    yield from ()
+
+
+class CannotBeOpened:
+    """Can be pickled, cannot be unpickled."""
+
+    def __reduce__(self) -> Any:
+        return _raise, ("cannot be opened",)
+
+
+def _raise(message: str) -> None:
+    raise LookupError(message)
+
+
+def give(what: Any) -> Any:
+    return what
+
+
+def give_unopenable(_: object = None) -> Any:
+    return CannotBeOpened()
+
+
+def total(array: Any) -> int:
+    array[0] += 1
+    return int(array.sum())
+
+
+def initialize(value: int) -> None:
+    os.environ["TESTS_INITIALIZED"] = str(value)
+
+
+def initialized(_: object = None) -> str | None:
+    return os.environ.get("TESTS_INITIALIZED")
+
+
+def loaded(name: str) -> bool:
+    return name in sys.modules
+
+
+def wait_for(path: str) -> str:
+    """Until somebody writes into a named pipe."""
+    return Path(path).read_text()
+
+
+async def meet_others(path: str) -> int:
+    """Wait in the loop until somebody has made a file; how many tasks of this process wait with it."""
+    global _waiting
+    _waiting += 1
+    most = _waiting
+    while not Path(path).exists():
+        await anyio.sleep(0.005)
+        most = max(most, _waiting)
+    _waiting -= 1
+    return most
+
+
+_waiting = 0

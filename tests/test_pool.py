@@ -1,0 +1,422 @@
+"""AsyncPool's interface, over workers of our own."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import re
+import threading
+import traceback
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import aioproc
+from aioproc import AsyncPool, QueueFull, RemoteTraceback
+from tests import tasks
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_apply() -> None:
+    """apply gives back what the function returns, in another process."""
+    async with AsyncPool(2) as pool:
+        assert await pool.apply(tasks.add, (1,), {"b": 2}) == 3
+        assert await pool.apply(tasks.square_later, (3,)) == 9
+        assert await pool.apply(tasks.pid_of) != os.getpid()
+
+
+async def test_start_methods(start_method: str) -> None:
+    """Workers start by fork, forkserver and spawn."""
+    async with AsyncPool(2, context=aioproc.get_context(start_method)) as pool:
+        assert await pool.map(tasks.square, range(5)) == [0, 1, 4, 9, 16]
+        assert await pool.map(tasks.square_later, range(5)) == [0, 1, 4, 9, 16]
+
+
+async def test_without_a_block() -> None:
+    """Workers start with the first call; close and join end them."""
+    pool = AsyncPool(2)
+    assert pool.stats().workers == ()
+    result = pool.apply_async(tasks.square, (3,))
+    assert not result.ready()
+    assert await result.get() == 9
+    pool.close()
+    await pool.join()
+    assert pool.stats().workers == ()
+
+
+async def test_a_pool_that_was_never_used() -> None:
+    """It ends without having started anything."""
+    async with AsyncPool(2) as pool:
+        pass
+    assert pool.stats().workers == ()
+
+
+async def test_results() -> None:
+    """An AsyncResult knows its name, its worker, how long it took, and how it ended."""
+    async with AsyncPool(1) as pool:
+        good = pool.submit(tasks.add, 1, b=2)
+        bad = pool.options(name="the bad one").submit(tasks.fail, "no")
+        assert (good.pid, good.started, good.elapsed) == (None, False, None)
+        with pytest.raises(ValueError, match="not ready"):
+            good.successful()
+        await bad.wait()
+        assert (good.successful(), bad.successful(), bad.cancelled()) == (True, False, False)
+        assert (good.pid, good.started) == (pool.stats().workers[0].pid, True)
+        assert good.elapsed is not None
+        assert 0 <= good.elapsed < 5
+        assert (good.name, bad.name) == ("add", "the bad one")
+        assert repr(bad) == "<AsyncResult the bad one raised LookupError>"
+
+
+async def test_remote_traceback() -> None:
+    """A call's own exception comes out, with the worker's traceback as its cause."""
+    async with AsyncPool(1) as pool:
+        for func in (tasks.fail, tasks.fail_later):
+            with pytest.raises(LookupError, match="so it is") as caught:
+                await pool.apply(func, ("so it is",))
+            assert isinstance(caught.value.__cause__, RemoteTraceback)
+            assert func.__name__ in "".join(traceback.format_exception(caught.value))
+
+
+async def test_get_may_time_out_and_go_on() -> None:
+    """get(timeout) that runs out stops nothing; wait returns either way."""
+    async with AsyncPool(1) as pool:
+        result = pool.submit(tasks.sleep, 0.3)
+        with pytest.raises(TimeoutError):
+            await result.get(timeout=0.01)
+        await result.wait(timeout=0.01)
+        assert not result.ready()
+        assert await result == 0.3
+
+
+async def test_map_and_starmap() -> None:
+    """Results are in the order of the input, whatever the chunks."""
+    async with AsyncPool(2) as pool:
+        for chunksize in (None, 1, 3, 100):
+            assert await pool.map(tasks.square, range(20), chunksize) == [n * n for n in range(20)]
+            assert await pool.map(tasks.square_later, iter(range(9)), chunksize) == [n * n for n in range(9)]
+            assert await pool.starmap(tasks.add, [(1, 2), (3,)], chunksize) == [3, 3]
+        assert await pool.map(tasks.square, []) == []
+        assert await pool.map(tasks.square, _asynchronously(5)) == [0, 1, 4, 9, 16]
+
+
+async def test_map_async_and_starmap_async() -> None:
+    """They return at once; callbacks get the whole list, or the first exception."""
+    async with AsyncPool(2) as pool:
+        heard: list[Any] = []
+        failed: list[BaseException] = []
+        first = pool.map_async(tasks.square, range(4), callback=heard.append)
+        second = pool.starmap_async(tasks.add, [(1, 2)], callback=heard.append)
+        third = pool.map_async(tasks.fail, ["no"], error_callback=failed.append)
+        assert await first == [0, 1, 4, 9]
+        assert await second == [3]
+        with pytest.raises(LookupError):
+            await third
+        assert [error.args for error in failed] == [("no",)]
+        assert sorted(heard) == [[0, 1, 4, 9], [3]]
+
+
+async def test_close_waits_for_what_was_taken_on() -> None:
+    """A map_async that was taken on before close is done to its end."""
+    pool = AsyncPool(2)
+    whole = pool.map_async(tasks.square, _asynchronously(30))
+    pool.close()
+    await pool.join()
+    assert await whole == [n * n for n in range(30)]
+
+
+async def _asynchronously(most: int) -> AsyncIterator[int]:
+    for number in range(most):
+        await anyio.lowlevel.checkpoint()
+        yield number
+
+
+@pytest.mark.parametrize("chunksize", [1, 4])
+async def test_imap(chunksize: int) -> None:
+    """imap keeps the order, imap_unordered does not promise it; both take either kind of input."""
+    async with AsyncPool(2) as pool:
+        expected = [n * n for n in range(10)]
+        assert [r async for r in pool.imap(tasks.square, range(10), chunksize)] == expected
+        assert [r async for r in pool.imap(tasks.square, _asynchronously(10), chunksize)] == expected
+        found = [r async for r in pool.imap_unordered(tasks.square, _asynchronously(10), chunksize)]
+        assert sorted(found) == expected
+
+
+async def test_unordered_results_overtake() -> None:
+    """A quick item's result comes before that of a slow one given earlier."""
+    async with AsyncPool(2) as pool:
+        assert [s async for s in pool.imap_unordered(tasks.sleep, [0.5, 0.0])] == [0.0, 0.5]
+
+
+async def test_endless_input_is_read_as_results_are_taken() -> None:
+    """Of an endless input no more is read than has been taken and a few beyond."""
+    read = 0
+
+    def endless() -> Iterator[int]:
+        nonlocal read
+        while True:
+            read += 1
+            yield read
+
+    async def endless_async() -> AsyncIterator[int]:
+        for number in endless():
+            yield number
+
+    async with AsyncPool(2) as pool:
+        for source in (endless(), endless_async()):
+            read, taken = 0, 0
+            async with pool.imap(tasks.square, source) as results:
+                async for _ in results:
+                    taken += 1
+                    assert read <= taken + 16
+                    if taken == 50:
+                        break
+
+
+async def test_slow_input_holds_up_no_result() -> None:
+    """A result is handed out while the input has nothing new."""
+    more = anyio.Event()
+
+    async def slow() -> AsyncIterator[int]:
+        yield 1
+        await more.wait()
+        yield 2
+
+    async with AsyncPool(1) as pool:
+        results = pool.imap(tasks.square, slow())
+        assert await anext(results) == 1
+        more.set()
+        assert await anext(results) == 4
+
+
+async def test_iterable_that_raises_midway() -> None:
+    """The results before it come out, then its error."""
+
+    def broken() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise LookupError("midway")
+
+    async def broken_async() -> AsyncIterator[int]:
+        for number in broken():
+            yield number
+
+    async with AsyncPool(2) as pool:
+        for source in (broken(), broken_async()):
+            results = pool.imap(tasks.square, source)
+            assert [await anext(results), await anext(results)] == [1, 4]
+            with pytest.raises(LookupError, match="midway"):
+                await anext(results)
+        with pytest.raises(LookupError, match="midway"):
+            await pool.map(tasks.square, broken_async())
+
+
+async def test_length_of_results() -> None:
+    """A progress bar finds the total where the input has one."""
+    async with AsyncPool(1) as pool:
+        results = pool.imap(tasks.square, [1, 2, 3])
+        assert len(results) == 3
+        assert [r async for r in results] == [1, 4, 9]
+        with pytest.raises(TypeError, match="no length"):
+            len(pool.imap(tasks.square, iter([1])))
+
+
+async def test_progress_bar() -> None:
+    """tqdm's async form shows a bar with total and rate."""
+    bar = pytest.importorskip("tqdm.asyncio", reason="tqdm is not installed")
+    from io import StringIO
+
+    shown = StringIO()
+    async with AsyncPool(1) as pool:
+        async for _ in bar.tqdm(pool.imap(tasks.square, range(20)), file=shown, mininterval=0):
+            pass
+    assert re.search(r"100%.*20/20 .*it/s", shown.getvalue())
+
+
+async def test_callbacks() -> None:
+    """They are called in the loop's thread, with the result or the exception."""
+    heard: list[tuple[str, Any, bool]] = []
+    here = threading.get_ident()
+
+    def note(kind: str) -> Any:
+        return lambda value: heard.append((kind, value, threading.get_ident() == here))
+
+    async with AsyncPool(1) as pool:
+        pool.apply_async(tasks.square, (3,), callback=note("result"), error_callback=note("error"))
+        error = LookupError("no")
+        pool.apply_async(tasks.fail, ("no",), callback=note("result"), error_callback=note("error"))
+    assert heard[0] == ("result", 9, True)
+    assert (heard[1][0], heard[1][1].args, heard[1][2]) == ("error", error.args, True)
+
+
+async def test_callback_that_raises(caplog: pytest.LogCaptureFixture) -> None:
+    """It is reported, and the pool lives."""
+
+    def wrong(value: object) -> None:
+        raise LookupError("in a callback")
+
+    async with AsyncPool(1) as pool:
+        result = pool.apply_async(tasks.square, (3,), callback=wrong)
+        assert await result == 9
+        assert await pool.apply(tasks.square, (4,)) == 16
+    assert "in a callback" in caplog.text
+
+
+async def test_max_pending() -> None:
+    """Past it submit and apply_async raise QueueFull at once; what is awaited waits for room."""
+    async with AsyncPool(1, max_pending=2) as pool:
+        results = [pool.submit(tasks.square, n) for n in range(3)]
+        with pytest.raises(QueueFull):
+            pool.submit(tasks.square, 3)
+        with pytest.raises(QueueFull):
+            pool.apply_async(tasks.square, (3,))
+        assert await pool.apply(tasks.square, (4,)) == 16
+        assert [await r for r in results] == [0, 1, 4]
+        assert await pool.map(tasks.square, range(20), 1) == [n * n for n in range(20)]
+        many: list[int] = []
+
+        async def one(number: int) -> None:
+            many.append(await pool.apply(tasks.square, (number,)))
+
+        async with anyio.create_task_group() as group:
+            for number in range(20):
+                group.start_soon(one, number)
+        assert sorted(many) == [n * n for n in range(20)]
+
+
+async def test_stats() -> None:
+    """Stats tell what the workers do, and count."""
+    async with AsyncPool(1) as pool:
+        await pool.apply(tasks.square, (1,))
+        with pytest.raises(LookupError):
+            await pool.apply(tasks.fail, ("no",))
+        slow = pool.options(name="slow").submit(tasks.sleep, 0.1)
+        waiting = pool.submit(tasks.square, 2)
+        now = pool.stats()
+        assert (now.queued, now.running, now.done, now.failed, now.restarts) == (1, 1, 1, 1, 0)
+        assert (now.workers[0].state, now.workers[0].task, now.workers[0].done) == ("busy", "slow", 2)
+        assert repr(pool) == "<AsyncPool open, 1 workers, 1 running, 1 queued>"
+        await slow
+        await waiting
+        assert pool.stats().workers[0].state == "idle"
+        with pytest.raises(AttributeError):
+            now.queued = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"processes": 0}, "processes must be 1 or more"),
+        ({"processes": -1}, "processes must be 1 or more"),
+        ({"maxtasksperchild": 0}, "maxtasksperchild must be 1 or more"),
+        ({"tasks_per_worker": 0}, "tasks_per_worker must be 1 or more"),
+        ({"max_pending": -1}, "max_pending must be 0 or more"),
+    ],
+)
+async def test_bad_numbers(given: dict[str, int], message: str) -> None:
+    """A number below its least is refused at once."""
+    with pytest.raises(ValueError, match=message):
+        AsyncPool(**given)  # type: ignore[arg-type]
+
+
+async def test_bad_input() -> None:
+    """What cannot work is refused at the call."""
+    with pytest.raises(TypeError, match="initializer"):
+        AsyncPool(1, initializer=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="executor"):
+        AsyncPool(executor=3)  # type: ignore[arg-type]
+    async with AsyncPool(1) as pool:
+        with pytest.raises(TypeError, match="callable"):
+            pool.submit(3)  # type: ignore[call-overload]
+        with pytest.raises(ValueError, match="chunksize"):
+            pool.imap(tasks.square, [], 0)
+        with pytest.raises(ValueError, match="timeout"):
+            pool.options(timeout=-1)
+        with pytest.raises(TypeError, match="iterable"):
+            pool.imap(tasks.square, 3)  # type: ignore[call-overload]
+
+
+async def test_calls_after_close() -> None:
+    """They raise ValueError; join before close does too."""
+    pool = AsyncPool(1)
+    with pytest.raises(ValueError, match="still open"):
+        await pool.join()
+    assert await pool.apply(tasks.square, (2,)) == 4
+    pool.close()
+    pool.close()
+    calls: list[Any] = [pool.submit, pool.apply_async, pool.map_async, pool.imap, pool.stream]
+    for call in calls:
+        with pytest.raises(ValueError, match="the pool is closed"):
+            call(tasks.square, (1,))
+    waited: list[Any] = [pool.apply, pool.map, pool.starmap]
+    for call in waited:
+        with pytest.raises(ValueError, match="the pool is closed"):
+            await call(tasks.square, (1,))
+    await pool.join()
+
+
+async def test_terminate() -> None:
+    """Everything open is cancelled and the workers are gone."""
+    pool = AsyncPool(2)
+    results: list[aioproc.AsyncResult[Any]] = [pool.submit(tasks.sleep, 60) for _ in range(5)]
+    whole = pool.map_async(tasks.sleep, [60, 60])
+    await pool.submit(tasks.square, 1).wait(timeout=0.3)
+    pool.terminate()
+    await pool.join()
+    for result in (*results, whole):
+        assert result.cancelled()
+        with pytest.raises(concurrent.futures.CancelledError):
+            await result
+
+
+async def test_terminate_while_workers_start() -> None:
+    """The ones that start are ended too."""
+    pool = AsyncPool(2)
+    result = pool.submit(tasks.square, 1)
+    pool.terminate()
+    await pool.join()
+    assert result.cancelled()
+
+
+async def test_leaving_on_an_exception() -> None:
+    """The block ends at once, however long the calls would take."""
+    results: list[aioproc.AsyncResult[float]] = []
+
+    async def leave() -> None:
+        async with AsyncPool(2) as pool:
+            results.append(pool.submit(tasks.sleep, 60))
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        await leave()
+    assert results[0].cancelled()
+
+
+async def test_leaving_when_cancelled(tmp_path: Path) -> None:
+    """A cancelled block ends its calls; so does a cancellation while it waits for them at its end."""
+    with anyio.move_on_after(0.2):
+        async with AsyncPool(1) as pool:
+            first = pool.submit(tasks.sleep, 60)
+            await anyio.sleep(60)
+    with anyio.move_on_after(0.2):
+        async with AsyncPool(1) as pool:
+            second = pool.submit(tasks.sleep, 60)
+    assert first.cancelled()
+    assert second.cancelled()
+
+
+async def test_another_loop() -> None:
+    """A pool belongs to the loop of its first call, and says so elsewhere."""
+    async with AsyncPool(1) as pool:
+        await pool.apply(tasks.square, (1,))
+
+        def elsewhere() -> str:
+            with pytest.raises(RuntimeError, match="another event loop") as caught:
+                anyio.run(pool.apply, tasks.square, (1,))
+            return str(caught.value)
+
+        await anyio.to_thread.run_sync(elsewhere)
