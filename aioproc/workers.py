@@ -94,6 +94,7 @@ class Workers:
         self._closed = False
         self._ending = False
         self._emptied: list[Ticket] = []
+        self._timers: dict[Task | Station, Stop] = {}
         self.name = "aioproc's own workers"
         self.restarts = 0
         self.capacity = processes * tasks_at_once
@@ -159,7 +160,7 @@ class Workers:
             self.stop(result, CancelledError())
         for station, grace in graces.items():
             if grace > 0 and not station.retired:
-                self._loop.later(grace, partial(self._kill, station))
+                self._after(station, grace, partial(self._kill, station))
             else:
                 self._kill(station)
 
@@ -224,8 +225,9 @@ class Workers:
             stop()
         self._idle.pop(station, None)
         self._give_back(station.take_back())
-        lost = list(station.sent.values())
-        for task in lost:
+        self._forget(station)
+        for task in list(station.sent.values()):
+            self._forget(task)
             self._lost(task, station, code)
         self._judge_start(station, code)
         station.close()
@@ -326,6 +328,8 @@ class Workers:
             message.drop()
             return
         task.station = None
+        if self._timers:
+            self._forget(task)
         seconds = message.number
         if not task.shared:
             self._mean_seconds += 0.2 * (seconds - self._mean_seconds)
@@ -467,14 +471,23 @@ class Workers:
     def _cancel_there(self, task: Task, station: Station) -> None:
         station.tell(Kind.CANCEL, task.number)
         grace = max(task.order.grace, STREAM_STOP_SECONDS)
-        self._loop.later(grace, lambda: self._kill_if_only(task, station))
+        self._after(task, grace, lambda: self._kill_if_only(task, station))
 
     def _interrupt_or_kill(self, task: Task, station: Station) -> None:
         if task.order.grace > 0:
             station.interrupt(task.number)
-            self._loop.later(task.order.grace, lambda: self._kill_if_only(task, station))
+            self._after(task, task.order.grace, lambda: self._kill_if_only(task, station))
         else:
             self._kill(station)
+
+    def _after(self, about: Task | Station, seconds: float, call: Callable[[], None]) -> None:
+        """Call later, unless the task or the worker has ended before."""
+        self._forget(about)
+        self._timers[about] = self._loop.later(seconds, call)
+
+    def _forget(self, about: Task | Station) -> None:
+        if stop := self._timers.pop(about, None):
+            stop()
 
     def _kill_if_only(self, task: Task, station: Station) -> None:
         """Kill a worker that did not let go of a stopped task, unless others would be lost with it."""

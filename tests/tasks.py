@@ -106,7 +106,8 @@ def count_and_note(notes: str, ended: str) -> Iterator[int]:
     number = 0
     try:
         while True:
-            Path(notes).write_text(str(number))
+            Path(notes + ".new").write_text(str(number))
+            Path(notes + ".new").replace(notes)
             yield number
             number += 1
     finally:
