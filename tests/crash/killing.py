@@ -1,0 +1,74 @@
+"""Children that kill themselves between two system calls, and children that are killed at any time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SYSTEM_CALLS = {
+    *("recvmsg", "sendmsg", "recv", "send", "shutdown", "socketpair", "setsockopt", "detach"),
+    *("open", "close", "dup", "pipe2", "flock", "ioctl", "poll", "register", "modify"),
+    *("eventfd", "eventfd_read", "eventfd_write", "fstat"),
+}
+
+
+def kill_before_call(number: int) -> None:
+    """From now on, this process dies before its so-many-th system call."""
+    left = number
+
+    def count(frame: Any, event: str, function: Any) -> None:
+        nonlocal left
+        if event == "c_call" and function.__name__ in SYSTEM_CALLS:
+            left -= 1
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(count)
+
+
+def forked(work: Callable[[], object], die_before: int = 0) -> int:
+    """A child that does the work and ends without another word; its process id."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        if die_before:
+            kill_before_call(die_before)
+        work()
+        sys.setprofile(None)
+        os._exit(0)
+    except BaseException:
+        sys.setprofile(None)
+        sys.excepthook(*sys.exc_info())
+    os._exit(1)
+
+
+def died(child: int) -> bool:
+    """Wait for a child; whether it was killed. A failure of its work is one of the test."""
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) in (0, -signal.SIGKILL)
+    return os.WIFSIGNALED(status)
+
+
+@contextmanager
+def gone(child: int) -> Iterator[None]:
+    """Inside, the child lives; afterwards it is killed and reaped."""
+    try:
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def every_point(scenario: Callable[[int], bool], fewest: int) -> int:
+    """Run the scenario with every kill point, until it says that its child came to its end alive."""
+    point = 1
+    while scenario(point):
+        point += 1
+        assert point < 500
+    assert point > fewest, f"only {point - 1} system calls"
+    return point - 1
