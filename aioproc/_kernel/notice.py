@@ -17,6 +17,7 @@ from aioproc._kernel.place import Place, Places
 from aioproc._kernel.rights import Received
 from aioproc._kernel.ticket import next_ticket
 from aioproc._kernel.token import Tokens, unread
+from aioproc._kernel.watch import READ
 
 
 class Notices:
@@ -57,37 +58,43 @@ class Notices:
 
 
 class NoticePlace(Place):
-    """Where the tasks of one loop, or one thread, wait to be notified and given the token."""
+    """Where the tasks of one loop, or one thread, wait to be notified and given the token.
+
+    When a process dies with the token, or with the last of our tickets, it may have been about to notify:
+    then those who wait here ask for the token as they are, to look what has changed.
+    """
 
     free = 0  # a free token is nothing for who was not notified
 
     def __init__(self, source: Tokens, line: Handle) -> None:
         self.got_late = False
-        self._unasked = 0  # tickets that went to the token's line without a notification
+        self._asking = 0
         super().__init__(source, line)
         self._token_line = SocketView(source.back)
 
     def attempt(self) -> None:
-        """Take a token that was sent here. After a death, ask for one unnotified, to look what is left.
+        """Take a token that was sent here, or, after a death, a free one.
 
         Raises:
             BlockingIOError: Not yet.
         """
         ready = self.watch.ready()
         if self._arrived(ready):
-            self._unasked -= self._unasked > 0
-            return
-        if not self._tickets:
-            self._unasked = 0
-        if self._recover(ready) or not self._tickets:
+            return None
+        if not self._tickets or self._hung_up(ready):
             self._ask()
+        self._recover(ready)
+        if self.stale:
+            return self._source.take()
         raise BlockingIOError
 
     def _ask(self) -> None:
+        """Have a ticket in the token's line for everybody here; who comes later waits at a new place."""
+        self.stale, self.free = True, READ
         try:
-            while self._unasked < self.waiters:
+            while self._asking < self.waiters:
                 self._send_ticket(self._token_line)
-                self._unasked += 1
+                self._asking += 1
                 self._tickets += 1
         except BlockingIOError:
             self._wait_for_room(True)

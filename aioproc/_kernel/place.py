@@ -46,6 +46,7 @@ class Place(Private):
     def __init__(self, source: Source, line: Handle) -> None:
         self._source = source
         self.waiters = 0
+        self.stale = False  # nobody else may join
         self._tickets = 0  # at most so many are in the line, or in a releaser's hands
         self._crowded = False
         with no_fork:
@@ -78,7 +79,7 @@ class Place(Private):
         self.waiters -= 1
         if self.waiters:
             return False
-        if self._tickets:
+        if self._tickets or self.stale:
             self._retire()
         return True
 
@@ -105,11 +106,13 @@ class Place(Private):
             self._tickets -= self._tickets > 0
         return True
 
-    def _recover(self, ready: dict[int, int]) -> bool:
-        hung_up = [p for p in self._source.pipes() if ready.get(p.fileno(), 0) & HANG_UP]
-        for pipe in hung_up:
-            self._source.recover(pipe.fileno())
-        return bool(hung_up)
+    def _hung_up(self, ready: dict[int, int]) -> list[int]:
+        pipes = [pipe.fileno() for pipe in self._source.pipes()]
+        return [pipe for pipe in pipes if ready.get(pipe, 0) & HANG_UP]
+
+    def _recover(self, ready: dict[int, int]) -> None:
+        for pipe in self._hung_up(ready):
+            self._source.recover(pipe)
 
     @property
     def closed(self) -> bool:
@@ -179,8 +182,8 @@ class Places(Generic[P]):
         """Join the place of the running loop."""
         key = loop_key()
         place = self._of_loop.get(key)
-        if place is None:
-            place = self._of_loop.setdefault(key, self._unused())
+        if place is None or place.stale:
+            place = self._of_loop[key] = self._unused()
         place.join()
         return place
 

@@ -1,0 +1,297 @@
+"""Condition and RLock: notifications go to the living, in order, and one wake-up brings the lock along."""
+
+from __future__ import annotations
+
+import random
+import threading
+from typing import Any
+
+import anyio
+import pytest
+
+import aioproc
+from aioproc import Condition, Lock, NotOwner, Process, RLock
+from tests.local import sync_children as children
+from tests.local.lock_children import voluntary_switches
+from tests.shared import Shared, Wire
+
+pytestmark = pytest.mark.anyio
+
+
+async def waiting(condition: Condition, count: int) -> None:
+    """Return when so many tickets wait for a notification."""
+    while condition._notices.waiting != count:
+        await anyio.sleep(0.001)
+
+
+@pytest.mark.parametrize("kind", [Lock, RLock])
+async def test_notified_in_order(anyio_backend: Any, start_method: str, kind: Any) -> None:
+    """notify(n) lets the n go on that have waited longest, tasks and processes alike."""
+    condition, wire = Condition(kind()), Wire()
+    context = aioproc.get_context(start_method)
+    async with anyio.create_task_group() as group:
+        group.start_soon(children.wait_once_async, condition, wire, [0])
+        await waiting(condition, 1)
+        plain = context.Process(target=children.wait_once, args=(condition.sync, wire, 1))
+        await plain.start()
+        await waiting(condition, 2)
+        tasks = context.Process(target=children.wait_once_async, args=(condition, wire, [2, 3]))
+        await tasks.start()
+        await waiting(condition, 4)
+        for n in (1, 2):
+            async with condition:
+                condition.notify(n)
+        assert [await wire.ahear() for _ in range(3)] == [0, 1, 2]
+        async with condition:
+            condition.notify_all()
+            condition.notify()
+    assert await wire.ahear() == 3
+    await plain.result()
+    await tasks.result()
+
+
+async def test_a_killed_waiter_swallows_no_notification(anyio_backend: Any) -> None:
+    """Killed before the notification, or after it but before it had the lock: the next one gets it."""
+    condition, wire = Condition(), Wire()
+    work = [Process(target=children.wait_once, args=(condition.sync, wire, number)) for number in range(5)]
+    for number, process in enumerate(work):
+        await process.start()
+        await waiting(condition, number + 1)
+    work[0].kill()
+    await work[0].join()
+    async with condition:
+        condition.notify()
+    assert await wire.ahear() == 1
+    async with condition:
+        condition.notify()
+        work[2].kill()
+        await work[2].join()
+    assert await wire.ahear() == 3
+    async with condition:
+        condition.notify(5)
+    assert await wire.ahear() == 4
+    for process in work:
+        await process.join()
+
+
+async def test_death_with_the_lock_wakes_who_waits(anyio_backend: Any) -> None:
+    """What a killed holder did not announce, those who wait look for themselves."""
+    condition, wire, words = Condition(), Wire(), Wire()
+    work = [Process(target=children.wait_once, args=(condition.sync, words, number)) for number in range(3)]
+    for number, process in enumerate(work):
+        await process.start()
+        await waiting(condition, number + 1)
+    holder = Process(target=children.hold_condition, args=(condition.sync, wire))
+    await holder.start()
+    await wire.ahear()
+    holder.kill()
+    assert sorted([await words.ahear() for _ in work]) == [0, 1, 2]
+    for process in (holder, *work):
+        await process.join()
+
+
+async def test_random_kills_of_consumers(anyio_backend: Any) -> None:
+    """Consumers that are killed at any time do not leave an announced item lying while others wait."""
+    condition, shared, dice = Condition(), Shared(16), random.Random(4)
+    work = [consumer(condition, shared, number) for number in range(4)]
+    for process in work:
+        await process.start()
+    for _ in range(40):
+        number, when = dice.randrange(len(work)), dice.randrange(3)
+        async with condition:
+            shared[0] += dice.randrange(1, 4)
+            condition.notify(shared[0])
+            if when == 0:
+                work[number].kill()
+        if when == 1:
+            work[number].kill()
+        with anyio.fail_after(20):
+            while True:
+                async with condition:
+                    if not shared[0]:
+                        break
+                await anyio.sleep(0.001)
+        if when < 2:
+            await work[number].join()
+            work[number] = consumer(condition, shared, number)
+            await work[number].start()
+    for process in work:
+        process.kill()
+        await process.join()
+    assert await condition.acquire(timeout=20)
+    condition.release()
+
+
+def consumer(condition: Condition, shared: Shared, number: int) -> Process[Any]:
+    if number % 2:
+        return Process(target=children.consume, args=(condition.sync, shared, number))
+    return Process(target=children.consume_async, args=(condition, shared, number))
+
+
+async def test_timed_out_and_cancelled_waits_hold_the_lock(anyio_backend: Any) -> None:
+    """Afterwards the lock is held again, and a notification that came too late for them goes on to others."""
+    condition = Condition()
+    for timeout in (0, -1, 0.01):
+        async with condition:
+            assert not await condition.wait(timeout)
+            assert condition.locked()
+        with condition.sync:
+            assert not condition.sync.wait(timeout)
+    assert not condition.locked()
+    notified: list[int] = []
+
+    async def one(number: int, scope: anyio.CancelScope) -> None:
+        with scope:
+            async with condition:
+                await condition.wait()
+                notified.append(number)
+
+    for turn in range(60):
+        notified.clear()
+        scopes = [anyio.CancelScope() for _ in range(2)]
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                for number, scope in enumerate(scopes):
+                    group.start_soon(one, number, scope)
+                    await anyio.wait_all_tasks_blocked()
+                async with condition:
+                    condition.notify()
+                    if turn % 2:
+                        scopes[0].cancel()
+                for _ in range(turn % 5):
+                    await anyio.lowlevel.checkpoint()
+                scopes[0].cancel()
+                if not notified:
+                    await anyio.wait_all_tasks_blocked()
+                if notified == [0]:
+                    scopes[1].cancel()
+        assert notified in ([0], [1])
+        assert not condition.locked()
+
+
+async def test_wait_for(anyio_backend: Any) -> None:
+    """It returns what the predicate returned last, in time or not."""
+    condition, state = Condition(), {"ready": 0}
+
+    async def announce() -> None:
+        for _ in range(3):
+            async with condition:
+                state["ready"] += 1
+                condition.notify()
+
+    async with anyio.create_task_group() as group:
+        async with condition:
+            assert not await condition.wait_for(lambda: state["ready"] == 3, timeout=0.01)
+            group.start_soon(announce)
+            assert await condition.wait_for(lambda: state["ready"] == 3, timeout=20)
+            assert condition.sync.wait_for(lambda: True)
+
+
+async def test_errors(anyio_backend: Any) -> None:
+    """Without the lock nothing may be done; the exception is multiprocessing's kind and threading's."""
+    for condition in (Condition(), Condition(Lock())):
+        for error in (AssertionError, RuntimeError, NotOwner):
+            with pytest.raises(error, match="not held"):
+                condition.notify()
+            with pytest.raises(error, match="not held"):
+                condition.sync.notify_all()
+            with pytest.raises(error, match="not held"):
+                await condition.wait()
+            with pytest.raises(error, match="not held"):
+                condition.sync.wait()
+    with pytest.raises(AssertionError):
+        Condition().release()
+    with pytest.raises(ValueError, match="does not hold"):
+        Condition(Lock()).release()
+
+
+async def test_an_rlock_is_its_tasks(anyio_backend: Any) -> None:
+    """The task takes it again at will; another task or thread neither gets nor releases it."""
+    lock, seen = RLock(), []
+
+    async def another() -> None:
+        seen.append(await lock.acquire(False))
+        with pytest.raises(NotOwner):
+            lock.release()
+
+    def in_a_thread() -> None:
+        seen.append(lock.sync.acquire(timeout=0.01))
+        with pytest.raises(AssertionError):
+            lock.sync.release()
+
+    async with lock:
+        assert await lock.acquire()
+        with lock.sync:
+            assert lock.is_mine()
+        async with anyio.create_task_group() as group:
+            group.start_soon(another)
+        thread = threading.Thread(target=in_a_thread)
+        thread.start()
+        await anyio.to_thread.run_sync(thread.join)
+        lock.release()
+        assert lock.locked()
+        assert "depth 1" in repr(lock)
+    assert seen == [False, False]
+    with pytest.raises(NotOwner):
+        lock.release()
+    assert not lock.locked()
+
+
+async def test_an_rlock_in_a_forked_child(anyio_backend: Any) -> None:
+    """A child that was forked while its parent had the lock has nothing."""
+    lock, wire = RLock(), Wire()
+    async with lock, lock:
+        child = aioproc.get_context("fork").Process(target=tries, args=(lock.sync, wire))
+        await child.start()
+        assert await wire.ahear() == [False, "NotOwner"]
+    assert await wire.ahear() is True
+    await child.result()
+
+
+def tries(lock: Any, wire: Wire) -> None:
+    found: list[object] = [lock.acquire(False)]
+    try:
+        lock.release()
+    except AssertionError as error:
+        found.append(type(error).__name__)
+    wire.say(found)
+    wire.say(lock.acquire(timeout=20))
+    lock.release()
+
+
+async def test_a_lock_and_its_condition_travel_apart(anyio_backend: Any) -> None:
+    """In a process, a lock that came twice is one lock."""
+    lock, wire = RLock(), Wire()
+    condition = Condition(lock)
+    child = Process(target=both, args=(lock.sync, wire))
+    await child.start()
+    wire.say(condition.sync)
+    await child.result()
+
+
+def both(lock: Any, wire: Wire) -> None:
+    condition = wire.hear()
+    with lock:
+        condition.notify()
+        assert not condition.wait(0.01)
+
+
+async def test_waiting_wakes_one_and_idles_otherwise(anyio_backend: Any) -> None:
+    """A notification wakes the one it is for, once; who is not notified makes no system call."""
+    condition, wire = Condition(), Wire()
+    work = [Process(target=children.wait_once, args=(condition.sync, wire, number)) for number in range(4)]
+    for number, process in enumerate(work):
+        await process.start()
+        await waiting(condition, number + 1)
+    await anyio.sleep(0.1)
+    before = [voluntary_switches(process.pid or 0) for process in work]
+    async with condition:
+        condition.notify()
+    assert await wire.ahear() == 0
+    await anyio.sleep(0.1)
+    assert [voluntary_switches(process.pid or 0) for process in work[1:]] == before[1:]
+    async with condition:
+        condition.notify_all()
+    assert [await wire.ahear() for _ in range(3)] == [1, 2, 3]
+    for process in work:
+        await process.result()
