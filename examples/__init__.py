@@ -13,5 +13,7 @@ PROGRAMS = (
     "daemon_unfinished",
     "daemon_joined",
     "daemon_with_children",
+    "tickets_without_lock",
+    "tickets_with_lock",
     "input_in_a_child",
 )

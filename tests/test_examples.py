@@ -158,6 +158,23 @@ def test_input_in_a_child() -> None:
     assert answer == "parent: hello, Grace"
 
 
+def test_tickets_without_lock() -> None:
+    """Several visitors buy the one ticket: the race is real."""
+    *visitors, total = printed("tickets_without_lock")
+    bought = sum(line.endswith("bought a ticket") for line in visitors)
+    assert len(visitors) == 5
+    assert bought > 1
+    assert total == f"{bought} visitors bought 1 ticket, 0 left"
+
+
+def test_tickets_with_lock() -> None:
+    """One visitor buys it, the count ends at 0, the others are told so."""
+    *visitors, total = printed("tickets_with_lock")
+    assert sorted(line.partition(": ")[0] for line in visitors) == [f"visitor {n}" for n in range(5)]
+    assert [line.partition(": ")[2] for line in visitors] == ["bought a ticket"] + ["sold out"] * 4
+    assert total == "1 visitor bought 1 ticket, 0 left"
+
+
 def test_tour() -> None:
     """`python -m examples tour` runs every program, in order."""
     done = finished("-m", "examples", "tour")

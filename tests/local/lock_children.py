@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import Any
 
 import anyio
 
@@ -103,17 +104,17 @@ def release_only(lock: SyncLock) -> None:
     sys.exit(1)
 
 
-def compete(lock: SyncLock, shared: Shared, number: int, ready: Wire) -> None:
-    """Take the lock over and over until Shared[0] says stop; count the turns, and the times this slept."""
-    ready.say(number)
-    while True:
+def compete(lock: Any, shared: Shared, number: int, others: int) -> None:
+    """Take the lock over and over until Shared[0] says stop, only giving it up when all others wait.
+
+    Count the turns, and the times this process slept.
+    """
+    line = getattr(lock, "_tokens", None) or lock.aio._line
+    while not shared[0]:
         with lock:
-            if shared[0]:
-                break
             shared[1 + number] += 1
-            until_ns = time.perf_counter_ns() + 100_000
-            while time.perf_counter_ns() < until_ns:
-                pass
+            while line.waiting < others and not shared[0]:
+                os.sched_yield()
     shared[1 + len(shared) // 2 + number] = voluntary_switches()
 
 

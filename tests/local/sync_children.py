@@ -76,20 +76,6 @@ def inside(shared: Shared) -> None:
     shared[mine] -= 1
 
 
-def compete(semaphore: Any, shared: Shared, number: int, ready: Wire) -> None:
-    """Take it over and over until Shared[0] says stop; count the turns, and the times this slept."""
-    from tests.local.lock_children import voluntary_switches
-
-    ready.say(number)
-    while not shared[0]:
-        with semaphore:
-            shared[1 + number] += 1
-            until_ns = time.perf_counter_ns() + 100_000
-            while time.perf_counter_ns() < until_ns:
-                pass
-    shared[1 + len(shared) // 2 + number] = voluntary_switches()
-
-
 def wait_for_event(event: Any, wire: Wire) -> None:
     wire.say(event.wait())
 
