@@ -115,7 +115,7 @@ class Books:
         if self.state == "terminated":
             raise ValueError("the pool is terminated")
         hook = self._settled if settled is None else _both(self._settled, settled)
-        result = AsyncResult[Any](loop, name, self._stop, hook, callback, error_callback)
+        result: AsyncResult[Any] = AsyncResult(loop, name, self._stop, hook, callback, error_callback)
         self._open.add(result)
         if order.timeout is not None:
             error = TimeoutError(f"{name} did not end within {order.timeout} s and was stopped")
@@ -128,7 +128,7 @@ class Books:
 
     def _settled(self, result: AsyncResult[Any]) -> None:
         self._open.discard(result)
-        if result.successful():
+        if result._error is None:
             self._done += 1
         else:
             self._failed += 1
@@ -136,7 +136,8 @@ class Books:
             stop()
         if self._for_room:
             self._wake_for_room()
-        self._close_if_done()
+        if self.state != "open":
+            self._close_if_done()
 
     def whole(
         self,
@@ -151,7 +152,7 @@ class Books:
             self._wholes.discard(result)
             self._close_if_done()
 
-        result = AsyncResult[Any](self.loop, name, stop, settled, callback, error_callback)
+        result: AsyncResult[Any] = AsyncResult(self.loop, name, stop, settled, callback, error_callback)
         self._wholes.add(result)
         return result
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -48,20 +49,20 @@ class Executors:
     def __init__(self, loop: Loop, executor: Executor | Callable[[], Executor]) -> None:
         self._loop = loop
         self._backend = running_backend()
+        given = executor if isinstance(executor, Executor) else None
         self._factory = None if isinstance(executor, Executor) else executor
-        self._executor = executor if isinstance(executor, Executor) else executor()
+        self._executor: Executor | None = None  # until its workers run
+        self._failure: BaseException | None = None
         self._waiting: deque[_Task] = deque()
         self._running: set[_Task] = set()
-        self._prepared = False
-        self._busy = 0  # preparations and shutdowns under way
+        self._busy = 0  # what is under way in threads
         self._for_end: list[Ticket] = []
         self._closed = False
-        self._done = 0
+        self._limit: int | None = None
         self.restarts = 0
-        self.name = type(self._executor).__name__
-        self._limit: int | None = getattr(self._executor, "_max_workers", None)
-        self.capacity = self._limit or os.cpu_count() or 1
-        self._prepare()
+        self.name = getattr(executor, "__name__", type(executor).__name__)
+        self.capacity = os.cpu_count() or 1
+        self._prepare(given)
 
     # What the pool asks for
 
@@ -79,6 +80,9 @@ class Executors:
 
     def submit(self, order: Order, result: AsyncResult[Any]) -> None:
         """Take on a call."""
+        if self._failure is not None:
+            result._raise(self._failure)
+            return
         task = result._task = _Task(order, result)
         self._waiting.append(task)
         self._feed()
@@ -129,35 +133,47 @@ class Executors:
 
     # Starting, breaking, ending
 
-    def _prepare(self) -> None:
-        if isinstance(self._executor, ProcessPoolExecutor):
-            self._prepared = False
-            self._busy += 1
-            self._loop.spawn(self._start_all_workers, f"start the workers of {self.name}")
-        else:
-            self._prepared = True
+    def _prepare(self, executor: Executor | None) -> None:
+        """Make the executor, unless there is one, and start its workers; in a thread, as both may block."""
+        if executor is not None and not _starts_processes(executor):
+            self._take_in(executor)
+            return
+        self._busy += 1
+        self._loop.spawn(partial(self._made, executor), f"start the workers of {self.name}")
 
-    async def _start_all_workers(self) -> None:
-        # A worker that is started on demand is not watched until something else wakes the manager thread,
-        # and its start holds up the thread that submits.
-        executor, count = self._executor, self._limit or 1
-
-        def start() -> None:
-            busy = [executor.submit(stay_a_moment, START_SECONDS) for _ in range(count)]
-            for each in busy:
-                each.result()
+    async def _made(self, executor: Executor | None) -> None:
+        def make() -> Executor:
+            made = executor if executor is not None else self._factory()  # type: ignore[misc]
+            if _starts_processes(made):
+                _start_all_workers(made)
+            return made
 
         try:
-            await anyio.to_thread.run_sync(start)
-        except Exception:  # each call will meet it
-            pass
-        self._prepared = True
+            self._take_in(await anyio.to_thread.run_sync(make))
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as failure:
+            self._failure = failure
+            for task in self._waiting:
+                task.result._raise(failure)
+            self._waiting.clear()
         self._ended_one()
+
+    def _take_in(self, executor: Executor) -> None:
+        self._executor = executor
+        self.name = type(executor).__name__
+        self._limit = getattr(executor, "_max_workers", None)
+        self.capacity = self._limit or os.cpu_count() or 1
         self._feed()
 
     async def _shut_down(self) -> None:
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self._executor.shutdown)
+            while self._busy > 1:  # an executor that is being made
+                ticket = self._loop.ticket()
+                self._for_end.append(ticket)
+                await ticket.wait()
+            if self._executor is not None:
+                await anyio.to_thread.run_sync(self._executor.shutdown)
         self._ended_one()
 
     def _ended_one(self) -> None:
@@ -169,21 +185,31 @@ class Executors:
     def _replace(self, broken: Executor) -> None:
         if self._factory is None or broken is not self._executor or self._closed:
             return
-        broken.shutdown(wait=False)
-        self._executor = self._factory()
+        self._executor = None
         self.restarts += 1
-        self._prepare()
+        self._loop.spawn(partial(self._put_away, broken), f"put away a broken {self.name}")
+        self._busy += 1
+        self._prepare(None)
+
+    async def _put_away(self, broken: Executor) -> None:
+        await anyio.to_thread.run_sync(broken.shutdown)
+        self._ended_one()
 
     # Calls
 
     def _feed(self) -> None:
-        while self._prepared and self._waiting and (self._limit is None or len(self._running) < self._limit):
+        while (
+            self._executor is not None
+            and self._waiting
+            and (self._limit is None or len(self._running) < self._limit)
+        ):
             task = self._waiting.popleft()
             if not task.result.ready():
                 self._hand_over(task)
 
     def _hand_over(self, task: _Task) -> None:
         executor, order = self._executor, task.order
+        assert executor is not None
         self._running.add(task)
         try:
             future = executor.submit(call_there, order.func, order.args, order.kwargs, self._backend)
@@ -229,3 +255,19 @@ class Executors:
             died.__cause__ = failure
             return died
         return failure
+
+
+def _starts_processes(executor: Executor) -> bool:
+    """Whether it starts processes in the thread that submits: the stdlib's and loky's do."""
+    return hasattr(executor, "_max_workers") and hasattr(executor, "_processes")
+
+
+def _start_all_workers(executor: Executor) -> None:
+    # A ProcessPoolExecutor's worker that is started on demand is not watched until something else wakes
+    # the manager thread: killed before that, its call hangs.
+    busy = [executor.submit(stay_a_moment, START_SECONDS) for _ in range(executor._max_workers)]  # type: ignore[attr-defined]
+    for each in busy:
+        try:
+            each.result()
+        except BrokenExecutor:  # each call will meet it
+            pass

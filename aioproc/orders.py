@@ -22,7 +22,7 @@ class Settings:
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Order:
     """A call as an engine gets it; ``item`` takes what a stream yields."""
 

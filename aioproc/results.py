@@ -97,7 +97,12 @@ class AsyncResult(Generic[T]):
         """
         if not self.ready():
             try:
-                await self.wait(timeout)
+                if timeout is None:
+                    ticket = self._loop.ticket()
+                    self._tickets.append(ticket)
+                    await ticket.wait()
+                else:
+                    await self.wait(timeout)
             except anyio.get_cancelled_exc_class():
                 try:
                     self.cancel()

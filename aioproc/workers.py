@@ -38,18 +38,27 @@ STREAM_STOP_SECONDS: Final = 1.0  # for a generator's `finally`, before its work
 class Task:
     """A call on its way through the pool."""
 
-    __slots__ = ("is_small", "number", "order", "parcel", "result", "retries", "shared", "station")
+    __slots__ = ("in_loop", "is_small", "number", "order", "parcel", "result", "retries", "shared", "station")
 
-    def __init__(self, number: int, order: Order, result: AsyncResult[Any], shared: bool) -> None:
+    def __init__(self, number: int, order: Order, result: AsyncResult[Any], shares: bool) -> None:
         self.number = number
         self.order = order
         self.result = result
         self.retries = order.retries
-        self.shared = shared  # it may run beside others in one worker
         self.station: Station | None = None
-        kind = Kind.CALL if order.item is None else Kind.STREAM
+        self.in_loop = is_asynchronous(order.func)
+        self.shared = shares and self.in_loop  # it may run beside others in one worker
+        kind = _KINDS[order.item is not None, self.in_loop]
         self.parcel = addressed(pack((order.func, order.args, order.kwargs)), kind, number)
         self.is_small = self.parcel.nbytes < SMALL_BYTES  # it may be sent ahead
+
+
+_KINDS: Final = {
+    (False, False): Kind.CALL,
+    (False, True): Kind.CALL_IN_LOOP,
+    (True, False): Kind.STREAM,
+    (True, True): Kind.STREAM_IN_LOOP,
+}
 
 
 class Workers:
@@ -110,19 +119,19 @@ class Workers:
             result._raise(self._broken)
             return
         self._numbers += 1
-        shared = self._tasks_at_once > 1 and is_asynchronous(order.func)
         try:
-            task = result._task = Task(self._numbers, order, result, shared)
+            task = result._task = Task(self._numbers, order, result, self._tasks_at_once > 1)
         except Exception as failure:
             result._raise(failure)
             return
         self._queue_of(task).append(task)
         self._waiting += 1
-        self._start_missing()
-        if shared:
+        if len(self._stations) < self._processes:
+            self._start_missing()
+        if task.shared:
             self._feed(self._stations)
         elif self._idle:
-            self._feed_one(next(iter(self._idle)))
+            self._feed_one(next(reversed(self._idle)))  # the one whose memory is warm
 
     def stop(self, result: AsyncResult[Any], error: BaseException) -> bool:
         """Settle a result, and stop its task wherever it is."""
@@ -364,14 +373,17 @@ class Workers:
         if self._ending:
             return
         self._take_back_behind_long_ones()
-        for station in sorted(stations, key=lambda station: len(station.sent)):
+        if not isinstance(stations, tuple):
+            stations = sorted(stations, key=lambda station: len(station.sent))
+        for station in stations:
             if station.ready and not station.retired:
                 self._feed_one(station)
                 if not station.sent:
                     self._steal_for(station)
                 if not station.sent:
                     self._idle[station] = None
-            self._retire_worn_out(station)
+            if self._tasks_per_child is not None:
+                self._retire_worn_out(station)
 
     def _feed_one(self, station: Station) -> None:
         while self._waiting:
@@ -383,6 +395,10 @@ class Workers:
         """The oldest waiting task that this worker has room for."""
         if self._tasks_per_child is not None and station.assigned >= self._tasks_per_child:
             return None
+        if self._tasks_at_once == 1:
+            if not _drop_settled(self._backlog):
+                return None
+            return self._backlog[0] if self._has_room(station, self._backlog[0]) else None
         first = next(iter(station.sent.values()), None)
         queues = [q for q in (self._backlog, self._shared_backlog) if _drop_settled(q)]
         if first is not None:
@@ -462,7 +478,7 @@ class Workers:
         """
         self._give_back(station.take_back())
         if task.station is station:
-            if is_asynchronous(task.order.func) or task.order.item is not None:
+            if task.in_loop or task.order.item is not None:
                 self._cancel_there(task, station)
             elif next(reversed(station.sent)) == task.number:  # else it has ended: a later one was taken
                 self._interrupt_or_kill(task, station)

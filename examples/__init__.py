@@ -15,5 +15,8 @@ PROGRAMS = (
     "daemon_with_children",
     "tickets_without_lock",
     "tickets_with_lock",
+    "pool_one_at_a_time",
+    "pool_at_once",
+    "pool_callbacks",
     "input_in_a_child",
 )

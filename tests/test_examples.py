@@ -182,6 +182,29 @@ def test_tour() -> None:
     assert re.findall(r"^ ?\d+\. (\w+): \w", done.stdout, re.MULTILINE) == list(PROGRAMS)
 
 
+def test_pool_one_at_a_time() -> None:
+    """apply() waits for each result, so three calls of 0.2 s take 0.6 s."""
+    results, took = printed("pool_one_at_a_time")
+    assert results == "[0, 1, 4]"
+    assert seconds(took) >= 0.6
+
+
+def test_pool_at_once() -> None:
+    """Five calls on three workers take two rounds, and workers are used again."""
+    results, workers, took = printed("pool_at_once")
+    assert results == "0 1 4 9 16"
+    assert workers == "3 workers did 5 calls"
+    assert 0.8 <= seconds(took) < 1.6
+
+
+def test_pool_callbacks() -> None:
+    """Callbacks get the result or the exception, in the loop's thread."""
+    assert printed("pool_callbacks") == [
+        "result 4, in the loop's thread: True",
+        "error three is not welcome, in the loop's thread: True",
+    ]
+
+
 def test_list() -> None:
     """`python -m examples` says in a line what each program shows."""
     done = finished("-m", "examples")

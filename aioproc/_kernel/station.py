@@ -156,6 +156,10 @@ class Station:
                     self.last_word = message
                 else:
                     yield message
+                    if (
+                        not self.sent
+                    ):  # nothing more is to be expected; if it comes all the same, we are called
+                        return
         except BlockingIOError:
             pass
         except ConnectionResetError as failure:
@@ -168,7 +172,7 @@ class Station:
         self.since = time.monotonic()
         return task
 
-    def tell(self, kind: Kind, task: int, number: float = 0.0) -> None:
+    def tell(self, kind: int, task: int, number: float = 0.0) -> None:
         """Send a control message to a running task."""
         try:
             self.home.send(signal_of(kind, task, number))

@@ -10,23 +10,30 @@ import inspect
 import os
 import struct
 from collections.abc import Sequence
-from enum import IntEnum
+from pickle import loads
+from types import FunctionType
 from typing import Any, Final
 
 from aioproc._kernel.parcel import Parcel, unpack
 
 HEADER: Final = struct.Struct("<BBQd")  # the mark of a pickle, kind, task, seconds or count
+_ASYNC_FLAGS: Final = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 MARK: Final = 0x80  # a packet that begins so is no affair of the channel's
 SMALL_BYTES: Final = 32 * 1024  # larger tasks are not sent ahead
 STREAM_AHEAD: Final = 8  # items of a stream that may be on their way
 
 
-class Kind(IntEnum):
-    """What a message is; the second byte of a pickle, its protocol, is 5 at most."""
+class Kind:
+    """What a message is; the second byte of a pickle, its protocol, is 5 at most.
+
+    Plain numbers, because an enum costs a microsecond a message.
+    """
 
     LAST_WORD = 0  # of a child that ends, see child.py; it has no header
     CALL = 10
-    STREAM = 11
+    CALL_IN_LOOP = 11
+    STREAM = 12
+    STREAM_IN_LOOP = 13
 
     READY = 20
     INITIALIZER_FAILED = 21
@@ -47,6 +54,7 @@ class Message:
     def __init__(self, data: Any, buffers: Sequence[Any], descriptors: list[int]) -> None:
         self._buffers = buffers
         self._descriptors = descriptors
+        self.kind: int
         if data[1] < Kind.CALL:
             self.kind, self.task, self.number, self._data = Kind.LAST_WORD, 0, 0.0, data
         else:
@@ -55,6 +63,8 @@ class Message:
 
     def open(self) -> Any:
         """What is inside, unpickled."""
+        if not self._descriptors:
+            return loads(self._data, buffers=self._buffers)
         return unpack(self._data, self._buffers, self._descriptors)
 
     def drop(self) -> None:
@@ -63,7 +73,7 @@ class Message:
             os.close(fd)
 
 
-def addressed(parcel: Parcel, kind: Kind, task: int, number: float = 0.0) -> Parcel:
+def addressed(parcel: Parcel, kind: int, task: int, number: float = 0.0) -> Parcel:
     """A parcel with its header."""
     header = HEADER.pack(MARK, kind, task, number)
     pieces = parcel.pieces
@@ -72,13 +82,15 @@ def addressed(parcel: Parcel, kind: Kind, task: int, number: float = 0.0) -> Par
     return Parcel((header, *pieces), parcel.buffers, parcel.handles)
 
 
-def signal_of(kind: Kind, task: int = 0, number: float = 0.0) -> Parcel:
+def signal_of(kind: int, task: int = 0, number: float = 0.0) -> Parcel:
     """A message that is only a header."""
     return Parcel((HEADER.pack(MARK, kind, task, number),))
 
 
 def is_asynchronous(func: Any) -> bool:
     """Whether a function needs an event loop: it, or the ``__call__`` of an object, is ``async def``."""
+    if type(func) is FunctionType and not func.__dict__:
+        return bool(func.__code__.co_flags & _ASYNC_FLAGS)
     return _is_async(func) or (not inspect.isroutine(func) and _is_async(type(func).__call__))
 
 

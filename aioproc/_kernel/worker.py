@@ -10,11 +10,11 @@ group. A SIGINT that means a task comes with a message that names it.
 
 from __future__ import annotations
 
-import inspect
+import select
 import signal
 import time
 from collections.abc import Callable, Generator
-from types import FrameType
+from types import CoroutineType, FrameType
 from typing import Any
 
 from aioproc._kernel.channel import Channel
@@ -22,7 +22,7 @@ from aioproc._kernel.child import Child
 from aioproc._kernel.outcome import raised, returned
 from aioproc._kernel.parcel import Parcel
 from aioproc._kernel.waiting import until_blocking
-from aioproc._kernel.wire import STREAM_AHEAD, Kind, Message, addressed, is_asynchronous, signal_of
+from aioproc._kernel.wire import STREAM_AHEAD, Kind, Message, addressed, signal_of
 
 
 class Controls:
@@ -122,12 +122,22 @@ class Worker:
 
     def send(self, parcel: Parcel) -> None:
         """Send home, asleep in the thread while the channel is full."""
-        until_blocking(lambda: self.home.send(parcel), self.home.handle, "write")
+        try:
+            self.home.send(parcel)
+        except BlockingIOError:
+            until_blocking(lambda: self.home.send(parcel), self.home.handle, "write")
 
     def _serve(self) -> None:
+        poll = select.poll()
+        poll.register(self.inbox.handle.fileno(), select.POLLIN)
         while True:
-            call = Call(until_blocking(self.take, self.inbox.handle))
-            if call.opened and call.needs_a_loop:
+            try:
+                message = self.take()
+            except BlockingIOError:
+                poll.poll()
+                continue
+            call = Call(message)
+            if call.needs_a_loop:
                 from aioproc._kernel.worker_loop import serve_in_a_loop
 
                 serve_in_a_loop(self, call)
@@ -194,13 +204,14 @@ class Call:
             self.error = error
 
     @property
-    def opened(self) -> bool:
-        return self.error is None
-
-    @property
     def needs_a_loop(self) -> bool:
         """Whether it is a coroutine function or an async generator function."""
-        return is_asynchronous(self.func)
+        return self.kind in (Kind.CALL_IN_LOOP, Kind.STREAM_IN_LOOP)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it yields."""
+        return self.kind in (Kind.STREAM, Kind.STREAM_IN_LOOP)
 
     def open_or_raise(self) -> None:
         """Raise what went wrong while it was unpickled."""
@@ -213,7 +224,7 @@ class Call:
 
     def ended(self, value: Any) -> Parcel:
         """The message that it has ended with this value."""
-        if inspect.iscoroutine(value):
+        if type(value) is CoroutineType:
             value.close()
             raise TypeError(f"{self.func!r} returned a coroutine; give the pool the `async def` itself")
         return addressed(returned(value), Kind.DONE, self.task, time.perf_counter() - self._since)

@@ -57,7 +57,7 @@ class _Desk:
         await self._start(Call(await until(worker.take, worker.inbox.handle)), calls)
 
     async def _start(self, call: Call, calls: TaskGroup) -> None:
-        if call.opened and (call.needs_a_loop or call.kind == Kind.STREAM):
+        if call.error is None and (call.needs_a_loop or call.is_stream):
             self._scopes[call.task] = anyio.CancelScope()
             await self._free.acquire()
             calls.start_soon(self._run, call)
@@ -81,7 +81,7 @@ class _Desk:
             await self._send(outcome or call.stopped())
 
     async def _performed(self, call: Call) -> Any:
-        if call.kind == Kind.CALL:
+        if not call.is_stream:
             return await call.begin()
         items = call.begin()
         self._worker.controls.credits[call.task] = STREAM_AHEAD

@@ -1,0 +1,215 @@
+"""AsyncPool over executors, each against the real thing."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from aioproc import AsyncPool, RemoteTraceback, WorkerDied
+from tests import tasks
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.leaks_allowed,
+]  # executors keep threads and semaphores of their own
+
+
+def processes() -> ProcessPoolExecutor:
+    """A process pool of the stdlib's."""
+    return ProcessPoolExecutor(2, multiprocessing.get_context("forkserver"))
+
+
+def threads() -> ThreadPoolExecutor:
+    """A thread pool."""
+    return ThreadPoolExecutor(2)
+
+
+def loky_pool() -> Executor:
+    """loky's process pool."""
+    import loky
+
+    made: Executor = loky.ProcessPoolExecutor(2)
+    return made
+
+
+def interpreters() -> Executor:
+    """A pool of subinterpreters."""
+    kind: Any = getattr(concurrent.futures, "InterpreterPoolExecutor", None)
+    made: Executor = kind(2)
+    return made
+
+
+FACTORIES = {"processes": processes, "threads": threads, "loky": loky_pool, "interpreters": interpreters}
+
+
+def _need(name: str) -> None:
+    if name == "loky":
+        pytest.importorskip("loky", reason="loky is not installed")
+    if name == "interpreters" and sys.version_info < (3, 14):
+        pytest.skip("InterpreterPoolExecutor came with Python 3.14")
+
+
+@pytest.fixture(params=list(FACTORIES))
+def make(request: pytest.FixtureRequest) -> Callable[[], Executor]:
+    """A function that makes an executor."""
+    _need(request.param)
+    return FACTORIES[request.param]
+
+
+@pytest.fixture
+def executor(make: Callable[[], Executor]) -> Iterator[Executor]:
+    """An executor that somebody else made and shuts down."""
+    made = make()
+    yield made
+    made.shutdown()
+
+
+async def _everything(pool: AsyncPool) -> None:
+    assert await pool.apply(tasks.add, (1,), {"b": 2}) == 3
+    assert await pool.apply(tasks.square_later, (3,)) == 9
+    assert await pool.map(tasks.square, range(20)) == [n * n for n in range(20)]
+    assert await pool.starmap(tasks.add, [(1, 2), (3, 4)], 1) == [3, 7]
+    assert [r async for r in pool.imap(tasks.square, range(5))] == [0, 1, 4, 9, 16]
+    assert sorted([r async for r in pool.imap_unordered(tasks.square, range(5))]) == [0, 1, 4, 9, 16]
+    heard: list[int] = []
+    result = pool.apply_async(tasks.square, (5,), callback=heard.append)
+    assert await result == 25
+    assert heard == [25]
+    assert (result.pid is not None, result.started, result.elapsed is not None) == (True, True, True)
+    with pytest.raises(LookupError, match="so it is") as caught:
+        await pool.apply(tasks.fail, ("so it is",))
+    assert isinstance(caught.value.__cause__, RemoteTraceback)
+    assert "in fail" in str(caught.value.__cause__)
+    assert pool.stats().done > 10
+
+
+async def test_an_instance(executor: Executor) -> None:
+    """Everything works over an executor; it stays its owner's."""
+    async with AsyncPool(executor=executor) as pool:
+        await _everything(pool)
+    assert executor.submit(tasks.square, 2).result() == 4
+
+
+async def test_a_factory(make: Callable[[], Executor]) -> None:
+    """Everything works over an executor that the pool makes, and shuts down."""
+    made: list[Executor] = []
+
+    def once() -> Executor:
+        made.append(make())
+        return made[0]
+
+    async with AsyncPool(executor=once) as pool:
+        await _everything(pool)
+    with pytest.raises(RuntimeError):
+        made[0].submit(tasks.square, 2)
+
+
+async def test_what_an_executor_cannot_do(executor: Executor, tmp_path: Path) -> None:
+    """It is refused at the call, naming the executor."""
+    name = type(executor).__name__
+    async with AsyncPool(executor=executor) as pool:
+        for options in ({"timeout": 1.0}, {"grace": 1.0}, {"retries": 1}):
+            with pytest.raises(NotImplementedError, match=name):
+                pool.options(**options).submit(tasks.square, 1)
+        with pytest.raises(NotImplementedError, match=name):
+            pool.stream(tasks.count_to, 3)
+        running = pool.submit(tasks.sleep, 0.5)
+        with anyio.fail_after(10):
+            while not running.started:
+                await anyio.sleep(0.01)
+        with pytest.raises(NotImplementedError, match=name):
+            running.cancel()
+        assert await running == 0.5
+
+
+async def test_queued_call_is_never_started(executor: Executor, tmp_path: Path) -> None:
+    """A call that waits can be cancelled, and is not run."""
+    async with AsyncPool(executor=executor) as pool:
+        for _ in range(2):
+            pool.submit(tasks.sleep, 0.3)
+        waiting = pool.submit(tasks.touch, str(tmp_path / "mark"))
+        assert waiting.cancel()
+        with anyio.move_on_after(0.05):
+            await pool.apply(tasks.touch, (str(tmp_path / "mark"),))
+    assert not (tmp_path / "mark").exists()
+
+
+async def test_arguments_of_our_own_workers_are_refused() -> None:
+    """What belongs to our own workers is not silently ignored."""
+    with pytest.raises(ValueError, match="processes belongs to our own workers"):
+        AsyncPool(2, executor=threads)
+
+
+async def test_a_death_breaks_an_instance() -> None:
+    """One death breaks a ProcessPoolExecutor whole: each call says so, and none hangs."""
+    with processes() as executor:
+        async with AsyncPool(executor=executor) as pool:
+            with anyio.fail_after(20):
+                with pytest.raises(WorkerDied) as caught:
+                    await pool.apply(tasks.die)
+                assert isinstance(caught.value.__cause__, concurrent.futures.BrokenExecutor)
+                with pytest.raises(WorkerDied):
+                    await pool.apply(tasks.square, (1,))
+
+
+@pytest.mark.parametrize("name", ["processes", "loky"])
+async def test_a_factory_recovers(name: str, tmp_path: Path) -> None:
+    """After a death the pool has a new executor; what waited here is not lost, and retries run again."""
+    _need(name)
+    async with AsyncPool(executor=FACTORIES[name]) as pool:
+        with anyio.fail_after(40):
+            with pytest.raises(WorkerDied):
+                await pool.apply(tasks.die)
+            assert await pool.apply(tasks.square, (3,)) == 9
+            mark = str(tmp_path / "mark")
+            assert await pool.options(retries=1).apply(tasks.die_the_first_time, (mark,)) == "done"
+        assert pool.stats().restarts >= 2
+
+
+async def test_a_worker_killed_while_it_was_never_watched() -> None:
+    """All workers are started before use, so the death of any one is noticed while others are busy."""
+    with processes() as executor:
+        async with AsyncPool(executor=executor) as pool:
+            busy = pool.submit(tasks.sleep, 8.0)
+            with anyio.fail_after(6):
+                with pytest.raises(WorkerDied):
+                    await pool.apply(tasks.die)
+                with pytest.raises(WorkerDied):
+                    await busy
+
+
+async def test_coroutines_run_in_threads() -> None:
+    """An async def runs in a loop of its own in the thread."""
+    async with AsyncPool(executor=threads) as pool:
+        assert await pool.map(tasks.square_later, range(6)) == [n * n for n in range(6)]
+        assert await pool.apply(threading.get_ident) != threading.get_ident()
+        assert await pool.apply(tasks.pid_of) == os.getpid()
+
+
+DASK_PROGRAM = Path(__file__).parent.parent / "docs" / "howto" / "pool_on_dask.py"
+
+
+def test_dask_cluster() -> None:
+    """The program of the how-to page: the same code on our own workers and on a Dask cluster."""
+    pytest.importorskip("distributed", reason="distributed is not installed")
+    path = os.pathsep.join([str(DASK_PROGRAM.parent.parent.parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, str(DASK_PROGRAM)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+        timeout=50,
+    )
+    assert done.stdout == "own workers: [0, 1, 4, 9, 16]\nDask cluster: [0, 1, 4, 9, 16]\n", done.stderr
+    assert done.returncode == 0
