@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -191,3 +192,9 @@ async def meet_others(path: str) -> int:
 
 
 _waiting = 0
+
+
+def die_while_sending(delay: float) -> bytes:
+    """A large result, and a death somewhere on its way."""
+    threading.Timer(delay, die).start()
+    return bytes(400_000_000)

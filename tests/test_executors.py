@@ -124,13 +124,15 @@ async def test_what_an_executor_cannot_do(executor: Executor, tmp_path: Path) ->
                 pool.options(**options).submit(tasks.square, 1)
         with pytest.raises(NotImplementedError, match=name):
             pool.stream(tasks.count_to, 3)
-        running = pool.submit(tasks.sleep, 0.5)
+        started = tmp_path / "started"
+        running = pool.submit(tasks.announce_and_wait, str(started), str(tmp_path / "mark"), 0.5)
         with anyio.fail_after(10):
-            while not running.started:
+            while not started.exists():
                 await anyio.sleep(0.01)
         with pytest.raises(NotImplementedError, match=name):
             running.cancel()
-        assert await running == 0.5
+        await running
+        assert running.successful()
 
 
 async def test_queued_call_is_never_started(executor: Executor, tmp_path: Path) -> None:
@@ -213,3 +215,52 @@ def test_dask_cluster() -> None:
     )
     assert done.stdout == "own workers: [0, 1, 4, 9, 16]\nDask cluster: [0, 1, 4, 9, 16]\n", done.stderr
     assert done.returncode == 0
+
+
+CONTRAST = """
+import os, sys, multiprocessing
+from concurrent.futures import ProcessPoolExecutor, TimeoutError
+from tests import tasks
+
+def make():
+    if sys.argv[1] == "loky":
+        import loky
+        return loky.ProcessPoolExecutor(1)
+    return ProcessPoolExecutor(1, multiprocessing.get_context("forkserver"))
+
+if __name__ == "__main__":
+    for attempt in range(12):
+        executor = make()
+        executor.submit(tasks.square, 1).result()
+        try:
+            executor.submit(tasks.die_while_sending, 0.05 + 0.04 * attempt).result(timeout=4)
+        except TimeoutError:
+            print("hangs", flush=True)
+            os._exit(0)
+        except Exception as error:
+            print(type(error).__name__, flush=True)
+    os._exit(1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["processes", "loky"])
+def test_contrast_a_death_half_way_through_a_result(name: str) -> None:
+    """The executors themselves hang for ever on it; our workers do not, at any moment of the same deaths."""
+    _need(name)
+    done = subprocess.run([sys.executable, "-c", CONTRAST, name], capture_output=True, text=True, timeout=55)
+    assert "hangs" in done.stdout.split(), (done.stdout, done.stderr)
+
+
+@pytest.mark.slow
+async def test_our_workers_where_executors_hang() -> None:
+    """The same deaths, and each call ends with WorkerDied or whole."""
+    async with AsyncPool(1) as pool:
+        await pool.apply(tasks.square, (1,))
+        for attempt in range(12):
+            with anyio.fail_after(20):
+                try:
+                    await pool.apply(tasks.die_while_sending, (0.05 + 0.04 * attempt,))
+                except WorkerDied:
+                    pass
+        assert await pool.apply(tasks.square, (3,)) == 9

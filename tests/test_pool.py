@@ -225,11 +225,12 @@ async def test_length_of_results() -> None:
             len(pool.imap(tasks.square, iter([1])))
 
 
-async def test_progress_bar() -> None:
+async def test_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     """tqdm's async form shows a bar with total and rate."""
     bar = pytest.importorskip("tqdm.asyncio", reason="tqdm is not installed")
     from io import StringIO
 
+    monkeypatch.setattr(bar.tqdm, "monitor_interval", 0)  # no thread that watches for stalls
     shown = StringIO()
     async with AsyncPool(1) as pool:
         async for _ in bar.tqdm(pool.imap(tasks.square, range(20)), file=shown, mininterval=0):

@@ -1,0 +1,89 @@
+"""How a pool's workers end: with their parent, and not by signals that are the parent's affair."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parent.parent
+Program = Callable[[str], "subprocess.Popen[str]"]
+
+
+@pytest.fixture(params=["asyncio", "uvloop", "trio"])
+def program(request: pytest.FixtureRequest) -> Iterator[Program]:
+    """Starts a program of ``tests/pool_programs.py`` in a process group of its own."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(name: str) -> subprocess.Popen[str]:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.pool_programs", name, request.param],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.communicate()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    """The next line that a program prints."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_workers_die_with_a_killed_parent(program: Program) -> None:
+    """SIGKILL to the parent ends its workers, idle or busy with either kind of task."""
+    parent = program("killed_parent")
+    workers = [psutil.Process(int(pid)) for pid in line(parent).split()]
+    assert len(workers) == 3
+    parent.kill()
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_pool_that_is_not_closed_holds_up_no_exit(program: Program) -> None:
+    """The program ends at its end, and its workers with it."""
+    out, err = program("unclosed").communicate(timeout=20)
+    assert (out, err) == ("9\n", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_to_the_whole_group(program: Program, number: signal.Signals) -> None:
+    """Workers leave it to the parent, which lets calls finish: no WorkerDied, no worker replaced."""
+    parent = program("signalled")
+    assert line(parent) == "ready"
+    os.killpg(parent.pid, number)
+    out, err = parent.communicate(timeout=20)
+    assert (out, err) == (f"got {number.name}\nfinished 0.7 16\nleft 0\n", "")
+    assert parent.returncode == 0
+
+
+def test_ctrl_c(program: Program) -> None:
+    """An unhandled Ctrl-C ends program and workers at once, with nothing but KeyboardInterrupt shown."""
+    parent = program("interrupted")
+    assert line(parent) == "ready"
+    os.killpg(parent.pid, signal.SIGINT)
+    out, err = parent.communicate(timeout=20)
+    assert out == ""
+    assert err.strip().splitlines()[-1].startswith("KeyboardInterrupt")
+    assert "WorkerDied" not in err
+    assert parent.returncode != 0
