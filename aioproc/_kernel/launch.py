@@ -224,12 +224,14 @@ class _ForkServerLaunch(_FreshLaunch):
         return self.returncode
 
     def _read_status(self) -> None:
-        if self.ended is self._alive:
+        if self.ended is not self._status:
             self.returncode = UNKNOWN_EXITCODE
             return
         try:
-            self.returncode = _forkserver.read_signed(self.ended.fileno())
-        except (OSError, EOFError):  # the server was killed, and the child lives on
+            self.returncode = _forkserver.read_signed(self._status.fileno())
+        except (OSError, EOFError):  # the server was killed, and the child may live on
+            if self._alive is self._status:
+                self.returncode = UNKNOWN_EXITCODE
             self.ended = self._alive
 
     def close(self) -> None:
