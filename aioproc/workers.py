@@ -50,7 +50,8 @@ class Task:
         self.shared = shares and self.in_loop  # it may run beside others in one worker
         kind = _KINDS[order.item is not None, self.in_loop]
         self.parcel = addressed(pack((order.func, order.args, order.kwargs)), kind, number)
-        self.is_small = self.parcel.nbytes < SMALL_BYTES  # it may be sent ahead
+        pieces = self.parcel.pieces  # a small one may be sent ahead
+        self.is_small = len(pieces) == 1 and len(pieces[0]) < SMALL_BYTES and not self.parcel.buffers
 
 
 _KINDS: Final = {
@@ -429,7 +430,8 @@ class Workers:
         self._queue_of(task).popleft()
         self._waiting -= 1
         self._idle.pop(station, None)
-        self._mark_running(station)
+        if len(station.sent) <= self._tasks_at_once:
+            self._mark_running(station)
         return True
 
     def _mark_running(self, station: Station) -> None:

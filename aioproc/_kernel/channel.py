@@ -32,6 +32,7 @@ _HEAD: Final = struct.Struct("<BI")  # flags, number of descriptors of the objec
 _LENGTH: Final = struct.Struct("<Q")
 _ROOM_FOR_RIGHTS: Final = socket.CMSG_SPACE(4 * (bundle.DIRECT_DESCRIPTORS + 2))
 _SO_PEEK_OFF: Final = 42
+_TRUNCATED: Final = int(socket.MSG_CTRUNC)  # as a plain number, which costs a microsecond less
 
 Opener = Callable[[Any, Sequence[Any], list[int]], Any]
 Arrival = tuple[bytearray, int, list[int]]  # a packet that was received and not yet opened
@@ -105,7 +106,7 @@ class Channel:
             _buffers.append(buffer)
             raise
         descriptors = bundle.received(ancillary) if ancillary else []
-        if flags & socket.MSG_CTRUNC:
+        if flags & _TRUNCATED:
             bundle.close_all(descriptors)
             raise OSError(errno.EMFILE, "no free file descriptor for what came with the message")
         if not nbytes:

@@ -14,8 +14,8 @@ Received: TypeAlias = tuple[bytes, tuple[int, ...]]
 
 INT: Final = struct.Struct("i")
 ONE: Final = socket.CMSG_SPACE(INT.size)
-SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-RECEIVE_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+RECEIVE_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 
 
 def rights(*descriptors: int) -> Rights:

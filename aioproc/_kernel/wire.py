@@ -74,12 +74,14 @@ class Message:
 
 
 def addressed(parcel: Parcel, kind: int, task: int, number: float = 0.0) -> Parcel:
-    """A parcel with its header."""
+    """The same parcel, now with a header."""
     header = HEADER.pack(MARK, kind, task, number)
     pieces = parcel.pieces
     if len(pieces) == 1 and len(pieces[0]) < SMALL_BYTES:
-        return Parcel((header + pieces[0],), parcel.buffers, parcel.handles)
-    return Parcel((header, *pieces), parcel.buffers, parcel.handles)
+        parcel.pieces = (header + pieces[0],)
+    else:
+        parcel.pieces = (header, *pieces)
+    return parcel
 
 
 def signal_of(kind: int, task: int = 0, number: float = 0.0) -> Parcel:
