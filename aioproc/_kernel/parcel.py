@@ -128,6 +128,8 @@ class _Writer:
 
 
 _writers: list[_Writer] = []
+_named: Final = reprlib.Repr()  # what cannot be pickled may be large
+_named.maxother = _named.maxstring = 200
 
 
 def _stays_inside(buffer: pickle.PickleBuffer, buffers: list[memoryview]) -> bool:
@@ -152,14 +154,14 @@ def _by_value(
         import cloudpickle
     except ImportError:
         raise pickle.PicklingError(
-            f"cannot pickle {reprlib.repr(obj)}: {failure} (lambdas, closures and a notebook's functions "
+            f"cannot pickle {_named.repr(obj)}: {failure} (lambdas, closures and a notebook's functions "
             "travel with cloudpickle: pip install aioproc[cloudpickle])"
         ) from failure
     file = io.BytesIO()
     try:
         cloudpickle.Pickler(file, 5, buffer_callback=callback).dump(obj)
     except Exception as second:
-        raise pickle.PicklingError(f"cannot pickle {reprlib.repr(obj)}: {second}") from failure
+        raise pickle.PicklingError(f"cannot pickle {_named.repr(obj)}: {second}") from failure
     return file.getvalue()
 
 

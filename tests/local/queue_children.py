@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import Any
 
 from tests.shared import Wire
@@ -85,3 +86,35 @@ def reply(connection: Any) -> None:
 def until_told(connection: Any) -> None:
     """End when a message comes."""
     connection.recv()
+
+
+class Ticks:
+    """The longest two gaps of a task that ticks every millisecond."""
+
+    def __init__(self) -> None:
+        self.longest = self.second = 0.0
+
+    async def run(self) -> None:
+        """Tick for ever."""
+        import anyio
+
+        while True:
+            before = time.perf_counter()
+            await anyio.sleep(0.001)
+            gap = time.perf_counter() - before
+            self.second, self.longest = sorted((self.second, self.longest, gap))[1:]
+
+
+async def aecho_ticking(inbox: Any, outbox: Any, wire: Wire) -> None:
+    """Send everything back while another task ticks; tell its longest gaps."""
+    import anyio
+
+    ticks = Ticks()
+    async with anyio.create_task_group() as group:
+        group.start_soon(ticks.run)
+        kept = []
+        async for item in inbox:
+            kept.append(item)
+            await outbox.put(item)
+        group.cancel_scope.cancel()
+    wire.say((ticks.longest, ticks.second))

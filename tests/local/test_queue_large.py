@@ -1,0 +1,220 @@
+"""Large payloads: out of band, writable on arrival, freed by the kernel, and never in the loop's way."""
+
+from __future__ import annotations
+
+import os
+import resource
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import numpy as np
+import pytest
+
+import aioproc
+from aioproc import Pipe, Queue
+from tests.local import queue_children as children
+from tests.shared import Wire
+
+pytestmark = pytest.mark.anyio
+
+MB = 1_000_000
+GAP_SECONDS = 0.02
+
+
+def memory_files() -> int:
+    """How many files in memory this process holds, open or mapped."""
+    with open("/proc/self/maps") as maps:
+        mapped = sum("memfd:aioproc" in line for line in maps)
+    links = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.readlink(f"/proc/self/fd/{fd}"))
+        except OSError:
+            pass
+    return mapped + sum("memfd:aioproc" in link for link in links)
+
+
+async def test_arrays_arrive_writable_and_apart() -> None:
+    """An array can be changed on arrival, and the sender's stays as it was."""
+    queue: Queue[Any] = Queue()
+    sent: Any = {"a": [np.arange(MB), bytearray(100_000)], "b": (bytes(70_000), np.arange(3), "x" * 70_000)}
+    await queue.put(sent)
+    sent["a"][0][:] = 0  # put has its own copy by now
+    got = await queue.get()
+    assert (got["a"][0] == np.arange(MB)).all()
+    assert (got["b"][0], got["b"][2]) == (bytes(70_000), "x" * 70_000)
+    assert got["a"][0].ctypes.data % 64 == 0
+    got["a"][0][0] = got["a"][1][0] = 7
+    assert memory_files()
+    del got
+    assert not memory_files()
+
+
+@pytest.mark.parametrize("kind", ["array", "bytes", "bytearray", "nested"])
+@pytest.mark.parametrize("maxsize", [0, 2])
+async def test_the_loop_goes_on(kind: str, maxsize: int) -> None:
+    """100 MB there and back hold up another task for less than 20 ms, on both sides."""
+    makers: dict[str, Any] = {
+        "array": lambda: np.ones(100 * MB // 8),
+        "bytes": lambda: bytes(100 * MB),
+        "bytearray": lambda: bytearray(100 * MB),
+        "nested": lambda: {"a": [bytes(50 * MB), (np.ones(50 * MB // 8), bytearray(100))]},
+    }
+    item = makers[kind]()
+    there, back = Queue[Any](maxsize), Queue[Any](maxsize)
+    wire = Wire()
+    process = aioproc.Process(target=children.aecho_ticking, args=(there, back, wire))
+    await process.start()
+    ticks = children.Ticks()
+    kept: list[Any] = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(ticks.run)
+        for _ in range(2):
+            await there.put(item)
+            kept.append(await back.get())  # to free it takes time too, but that is the user's
+        group.cancel_scope.cancel()
+    there.shutdown()
+    theirs = await wire.ahear()
+    await process.join()
+    assert min(ticks.longest, ticks.second) < GAP_SECONDS
+    assert min(theirs) < GAP_SECONDS
+
+
+async def test_never_fetched_is_freed() -> None:
+    """What nobody takes, and what a killed receiver had, takes no memory once the queue is gone."""
+    queue: Queue[Any] = Queue()
+    for _ in range(5):
+        await queue.put(np.ones(MB))
+    del queue
+    assert not memory_files()
+
+
+async def test_a_cancelled_get_of_much_loses_nothing() -> None:
+    """Cancelled while a thread opens the item: the next get of this process has it."""
+    queue: Queue[Any] = Queue()
+    for number in range(10):
+        await queue.put((number, bytes(5 * MB)))
+        got: list[Any] = []
+        while not got:
+            with anyio.move_on_after(0.0005 * number):
+                got.append(await queue.get())
+        assert got[0] == (number, bytes(5 * MB))
+    assert queue.empty()
+
+
+async def test_hundreds_of_descriptors_in_one_item() -> None:
+    """An item may hold more connections than a packet may carry descriptors."""
+    queue: Queue[Any] = Queue()
+    ends = [Pipe() for _ in range(300)]
+    await queue.put([there for _, there in ends])
+    arrived = await queue.get()
+    for number, connection in enumerate(arrived):
+        await connection.send(number)
+    assert [await here.recv() for here, _ in ends] == list(range(300))
+
+
+async def test_never_received_leaks_nothing() -> None:
+    """Hundreds of queues inside a queue that nobody reads are gone with it."""
+    before = len(os.listdir("/proc/self/fd"))
+    queue: Queue[Any] = Queue()
+    for _ in range(200):
+        await queue.put([Queue[int](), Pipe()[0]])
+    for _ in range(100):
+        await queue.get()
+    queue.close()
+    del queue
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("maxsize", [0, 5])
+async def test_no_free_descriptor(maxsize: int) -> None:
+    """Without a free descriptor put and get raise OSError, and nothing is lost."""
+    queue: Queue[Any] = Queue(maxsize)
+    large = np.ones(MB)
+    many = [Pipe()[0] for _ in range(40)]
+    await queue.put(large)
+    await queue.put(many)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (400, limits[1]))
+    try:
+        while True:
+            taken.append(os.dup(0))
+    except OSError:
+        pass
+    try:
+        for _ in range(3):
+            with pytest.raises(OSError, match=r"descriptor|open files"):
+                await queue.get()
+            with pytest.raises(OSError, match=r"descriptor|open files"):
+                await queue.put(large)
+        for _ in range(25):
+            os.close(taken.pop())
+        assert (await queue.get()).size == MB
+        for _ in range(2):
+            with pytest.raises(OSError, match="descriptor"):
+                await queue.get()
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(await queue.get()) == 40
+    assert queue.qsize() == 0
+
+
+class Unpicklable:
+    def __reduce__(self) -> Any:
+        raise TypeError("this one is not for travelling")
+
+
+class Bomb:
+    """Raises when it is unpickled."""
+
+    def __init__(self, error: type[BaseException] = ValueError) -> None:
+        self._error = error
+
+    def __reduce__(self) -> Any:
+        return _explode, (self._error,)
+
+
+def _explode(error: type[BaseException]) -> None:
+    raise error("unpickled")
+
+
+@pytest.mark.parametrize("maxsize", [0, 2])
+@pytest.mark.parametrize("kind", [aioproc.Queue, aioproc.JoinableQueue])
+async def test_what_cannot_be_pickled_is_refused(kind: Any, maxsize: int) -> None:
+    """The put names it; the queue works on and has all its places."""
+    queue = kind(maxsize)
+    for _ in range(3):
+        with pytest.raises(Exception, match="Unpicklable"):
+            await queue.put(["x", Unpicklable()])
+        with pytest.raises(Exception, match="Unpicklable"):
+            queue.sync.put_nowait(Unpicklable())
+    await queue.put(1)
+    assert (await queue.get(), queue.qsize()) == (1, 0)
+
+
+@pytest.mark.parametrize("maxsize", [0, 8])
+@pytest.mark.parametrize("error", [ValueError, BlockingIOError, TimeoutError, EOFError])
+async def test_what_cannot_be_unpickled_raises_there_alone(maxsize: int, error: Any) -> None:
+    """Whatever unpickling raises comes out of that get, and the next item out of the next."""
+    queue: Queue[Any] = Queue(maxsize)
+    await queue.put_many([1, Bomb(error), 2, 3, Bomb(error), 4])
+    assert await queue.get() == 1
+    with pytest.raises(error, match="unpickled"):
+        await queue.get(timeout=5)
+    assert await queue.get_many(5) == [2, 3]
+    with pytest.raises(error, match="unpickled"):
+        queue.sync.get()
+    assert await queue.get() == 4
+    assert queue.empty()
+
+
+async def test_functions_by_value() -> None:
+    """A lambda goes through, by cloudpickle."""
+    queue: Queue[Any] = Queue()
+    factor = 3
+    await queue.put(lambda x: x * factor)
+    assert (await queue.get())(2) == 6
