@@ -60,7 +60,7 @@ class Bare:
         add, remove = (
             (loop.add_writer, loop.remove_writer) if writing else (loop.add_reader, loop.remove_reader)
         )
-        add(fd, lambda: ready.done() or ready.set_result(None))
+        add(fd, lambda: None if ready.done() else ready.set_result(None))
         try:
             await ready
         finally:

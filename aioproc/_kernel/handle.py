@@ -79,13 +79,18 @@ class Handle:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             if self.lines:
-                _wake_waiters(fd)
+                self._wake(fd)
             os.close(fd)
 
     def wake(self) -> None:
         """Let tasks of the running loop that wait for it make another attempt."""
         if self.lines:
-            _wake_waiters(self.fileno())
+            self._wake(self.fileno())
+
+    def _wake(self, fd: int) -> None:
+        for line in list(self.lines.values()):
+            line.wake()
+        _wake_waiters(fd)
 
     def detach(self) -> int:
         """Give the descriptor away: it is the caller's to close."""

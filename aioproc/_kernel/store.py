@@ -14,6 +14,7 @@ from aioproc._kernel.handle import Handle
 from aioproc._kernel.intake import Intake
 from aioproc._kernel.ledger import Entry, Ledger, Tally, ended, hung_up, ready, reopened
 from aioproc._kernel.parcel import Parcel
+from aioproc._kernel.token import Tokens
 from aioproc.errors import TasksLost
 
 
@@ -48,6 +49,9 @@ class Store(Intake):
         """ValueError once it is closed in this process."""
         if self.closed:
             raise ValueError("the queue is closed in this process")
+
+    right_to_get: Tokens | None = None
+    right_to_put: Tokens | None = None
 
     # -- putting
 

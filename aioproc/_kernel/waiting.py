@@ -14,7 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import anyio
@@ -31,6 +31,14 @@ _background: set[Any] = set()  # a loop keeps only weak references to its tasks
 _spent = 0
 
 
+class Right(Protocol):
+    """What a process needs in order to wait, where many do; see token.py."""
+
+    async def acquire(self, timeout: float | None = None) -> None: ...
+    def acquire_blocking(self, timeout: float | None = None) -> None: ...
+    def release(self) -> None: ...
+
+
 class Line:
     """The tasks of one loop that wait for one descriptor, in order of arrival.
 
@@ -38,22 +46,26 @@ class Line:
     for whatever reason, it wakes the next one. So each item wakes one task, however many wait.
     """
 
-    __slots__ = ("_places", "_where")
+    __slots__ = ("_asleep", "_loop", "_places", "_where")
 
-    def __init__(self, where: dict[object, Line], key: object) -> None:
-        self._places: OrderedDict[object, anyio.Event] = OrderedDict()
+    def __init__(self, where: dict[object, Line], key: tuple[object, Event]) -> None:
+        self._places: OrderedDict[object, anyio.Event | None] = OrderedDict()
         self._where = (where, key)
+        self._loop: Any = asyncio_loop()
+        self._asleep: tuple[int, Any] | None = None
 
     def __len__(self) -> int:
         return len(self._places)
 
     async def turn(self, place: object) -> None:
         """Join the line and wait until everybody before has left."""
+        if not self._places:
+            self._places[place] = None
+            return
         import anyio
 
         self._places[place] = turn = anyio.Event()
-        if len(self._places) > 1:
-            await turn.wait()
+        await turn.wait()
 
     def leave(self, place: object) -> None:
         """Leave the line from any position; the new first one, if that changed, is woken."""
@@ -63,7 +75,58 @@ class Line:
             where, key = self._where
             where.pop(key, None)
         elif was_first:
-            next(iter(self._places.values())).set()
+            turn = next(iter(self._places.values()))
+            assert turn is not None
+            turn.set()
+
+    async def ready(self, handle: Handle) -> None:
+        """Sleep until the descriptor is ready, or `wake`."""
+        event = self._where[1][1]
+        if self._loop is None:
+            import anyio
+
+            try:
+                await (anyio.wait_readable if event == "read" else anyio.wait_writable)(handle.fileno())
+            except anyio.ClosedResourceError:
+                handle.fileno()  # raises what a closed handle raises
+            return
+        fd, woken = handle.fileno(), self._loop.create_future()
+        self._asleep = fd, woken
+        (self._loop.add_reader if event == "read" else self._loop.add_writer)(fd, _set, woken)
+        try:
+            await woken
+        finally:
+            self._unregister()
+
+    def _unregister(self) -> None:
+        if self._asleep is not None:
+            fd, woken = self._asleep
+            self._asleep = None  # at once: the number may soon be another descriptor's
+            (self._loop.remove_reader if self._where[1][1] == "read" else self._loop.remove_writer)(fd)
+            _set(woken)
+
+    def wake(self) -> None:
+        """Let the first make another attempt."""
+        if self._loop is None:
+            return
+        if self._loop is asyncio_loop():
+            self._unregister()
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._unregister)
+
+
+def _set(woken: Any) -> None:
+    if not woken.done():
+        woken.set_result(None)
+
+
+def asyncio_loop() -> Any:
+    """asyncio's loop, where a task of it runs; else None."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return None
+    loop = asyncio._get_running_loop()
+    return None if loop is None or asyncio.current_task(loop) is None else loop
 
 
 def task_or_thread() -> object:
@@ -81,6 +144,9 @@ def task_or_thread() -> object:
 
 def loop_key() -> object:
     """What tells the running loop from others."""
+    loop = asyncio_loop()
+    if loop is not None:
+        return loop
     from anyio.lowlevel import current_token
 
     return current_token()
@@ -112,9 +178,20 @@ def spent() -> bool:
 
 
 async def until(
-    attempt: Callable[[], T], handle: Handle, event: Event = "read", timeout: float | None = None
+    attempt: Callable[[], T],
+    handle: Handle,
+    event: Event = "read",
+    timeout: float | None = None,
+    right: Right | None = None,
 ) -> T:
     """Run the attempt until it succeeds, asleep in the loop while ``handle`` is not ready.
+
+    Args:
+        attempt: What to run.
+        handle: What to wait for in between.
+        event: What to wait for it to be.
+        timeout: Seconds to wait; None waits for ever.
+        right: Held while asleep: so only as many processes wake at once as there are rights.
 
     Raises:
         TimeoutError: It did not succeed within ``timeout`` seconds; it was tried at least once.
@@ -129,37 +206,49 @@ async def until(
         except BlockingIOError:
             pass
     if timeout is None:
-        return await _asleep(attempt, handle, event)
+        return await _in_line(attempt, handle, event, right)
     import anyio
 
     with anyio.move_on_after(timeout):
-        return await _asleep(attempt, handle, event)
+        return await _in_line(attempt, handle, event, right)
     raise TimeoutError(f"not within {timeout} s")
 
 
-async def _asleep(attempt: Callable[[], T], handle: Handle, event: Event) -> T:
-    import anyio
-
-    wait = anyio.wait_readable if event == "read" else anyio.wait_writable
+async def _in_line(attempt: Callable[[], T], handle: Handle, event: Event, right: Right | None) -> T:
     line = _line_of(handle, event)
     place = object()
     try:
         await line.turn(place)
-        while True:
-            try:
-                return attempt()
-            except BlockingIOError:
-                pass
-            try:
-                await wait(handle.fileno())
-            except anyio.ClosedResourceError:
-                handle.fileno()  # raises what a closed handle raises
+        if right is None:
+            return await _asleep(attempt, handle, line)
+        try:
+            return attempt()
+        except BlockingIOError:
+            pass
+        await right.acquire()
+        try:
+            return await _asleep(attempt, handle, line)
+        finally:
+            right.release()
     finally:
         line.leave(place)
 
 
+async def _asleep(attempt: Callable[[], T], handle: Handle, line: Line) -> T:
+    while True:
+        try:
+            return attempt()
+        except BlockingIOError:
+            pass
+        await line.ready(handle)
+
+
 def until_blocking(
-    attempt: Callable[[], T], handle: Handle, event: Event = "read", timeout: float | None = None
+    attempt: Callable[[], T],
+    handle: Handle,
+    event: Event = "read",
+    timeout: float | None = None,
+    right: Right | None = None,
 ) -> T:
     """Run the attempt until it succeeds, asleep in this thread while ``handle`` is not ready.
 
@@ -171,17 +260,27 @@ def until_blocking(
     except BlockingIOError:
         pass
     deadline = None if timeout is None else time.monotonic() + timeout
+    if right is None:
+        return _asleep_blocking(attempt, handle, event, deadline)
+    right.acquire_blocking(timeout)
+    try:
+        return _asleep_blocking(attempt, handle, event, deadline)
+    finally:
+        right.release()
+
+
+def _asleep_blocking(attempt: Callable[[], T], handle: Handle, event: Event, deadline: float | None) -> T:
     poll = select.poll()
     poll.register(handle.fileno(), _POLL[event])
     while True:
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
-            raise TimeoutError(f"not within {timeout} s")
-        poll.poll(None if left is None else left * 1000)
         try:
             return attempt()
         except BlockingIOError:
             pass
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise TimeoutError("not in time")
+        poll.poll(None if left is None else left * 1000)
 
 
 async def in_thread(work: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
-from aioproc._kernel.channel import sealed_in_loop
+from aioproc._kernel.channel import opened, sealed_in_loop
 from aioproc._kernel.parcel import pack
 from aioproc._kernel.store import Store
 from aioproc._kernel.waiting import checkpoint, spent, until, until_blocking
@@ -155,7 +155,7 @@ class Queue(_Face, Generic[T]):
         store = self._store
         try:
             if store.ledger.size and block:
-                await until(lambda: store.put(parcel, True), store.room, "read", timeout)
+                await until(lambda: store.put(parcel, True), store.room, "read", timeout, store.right_to_put)
                 return
             if spent():
                 await checkpoint()
@@ -185,12 +185,16 @@ class Queue(_Face, Generic[T]):
         """
         store = self._store
         try:
-            arrival = await until(store.take, store.reader.handle, "read", timeout if block else 0)
+            arrival = await until(
+                store.take, store.reader.handle, "read", timeout if block else 0, store.right_to_get
+            )
         except TimeoutError:
             raise queue_error("Empty", self._lean)("no item in time") from None
         except EOFError:
             raise queue_error("ShutDown", self._lean)("the queue was shut down") from None
-        return await store.open_in_loop(arrival)  # type: ignore[no-any-return]
+        if arrival is None or arrival[2]:
+            return await store.open_in_loop(arrival)  # type: ignore[no-any-return]
+        return opened(arrival)  # type: ignore[no-any-return]
 
     async def put_many(self, items: Iterable[T]) -> None:
         """Put several items, in order; see `put`.
@@ -255,7 +259,9 @@ class SyncQueue(_Face, Generic[T]):
         store = self._store
         try:
             if store.ledger.size and block:
-                until_blocking(lambda: store.put(parcel, False), store.room, "read", timeout)
+                until_blocking(
+                    lambda: store.put(parcel, False), store.room, "read", timeout, store.right_to_put
+                )
             else:
                 store.put(parcel, False)
         except (BlockingIOError, TimeoutError):
@@ -269,7 +275,7 @@ class SyncQueue(_Face, Generic[T]):
         try:
             if not block:
                 timeout = 0
-            arrival = until_blocking(store.take, store.reader.handle, "read", timeout)
+            arrival = until_blocking(store.take, store.reader.handle, "read", timeout, store.right_to_get)
         except TimeoutError:
             raise queue_error("Empty", self._lean)("no item in time") from None
         except EOFError:
