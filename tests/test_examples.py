@@ -175,6 +175,41 @@ def test_tickets_with_lock() -> None:
     assert total == "1 visitor bought 1 ticket, 0 left"
 
 
+ITEMS = sorted(f"{name}{number}" for name in "abc" for number in range(3))
+
+
+def consumed(lines: list[str], word: str) -> list[str]:
+    """What the consumers say they had, in order of name."""
+    return sorted(line.split()[-1] for line in lines if f": {word} " in line)
+
+
+def test_producers_consumers() -> None:
+    """Every item is consumed once, and everybody ends."""
+    lines = printed("producers_consumers")
+    assert consumed(lines, "got") == ITEMS
+    assert len(lines) == 10
+    assert lines[-1] == "all done, left in the queue: 0"
+
+
+def test_joinable_queue() -> None:
+    """The producers end once every item is done, without a word to the consumers."""
+    lines = printed("joinable_queue")
+    assert consumed(lines, "done") == ITEMS
+    assert len(lines) == 10
+    assert lines[-1] == "all done; the daemons end with us"
+
+
+def test_queue_shutdown() -> None:
+    """shutdown() ends the consumers after the last item."""
+    lines = printed("queue_shutdown")
+    assert consumed(lines, "got") == ITEMS
+    assert sorted(line for line in lines if line.endswith("the end")) == [
+        "consumer 1: the end",
+        "consumer 2: the end",
+    ]
+    assert (len(lines), lines[-1]) == (12, "all done")
+
+
 def test_tour() -> None:
     """`python -m examples tour` runs every program, in order."""
     done = finished("-m", "examples", "tour")

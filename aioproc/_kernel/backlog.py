@@ -35,7 +35,7 @@ class Backlog(Private):
     def __init__(self, writer: Channel, reader: Channel) -> None:
         self._channel = writer
         self._reader = reader
-        self._kept: deque[tuple[Parcel, Handle | None, Outcome | None]] = deque()
+        self.kept: deque[tuple[Parcel, Handle | None, Outcome | None]] = deque()
         self._lock = threading.Lock()
         self._writing = False
         self._afterwards: deque[Callable[[], None]] = deque()
@@ -44,13 +44,13 @@ class Backlog(Private):
         super().__init__()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self.kept)
 
     def keep(self, parcel: Parcel, tail: Handle | None, outcome: Outcome | None, in_loop: bool) -> None:
         """Keep a parcel and see to it that it is written; ``outcome`` is told whether it was sent."""
         seal(parcel)  # its buffers may change from now on
         with self._lock:
-            self._kept.append((parcel, tail, outcome))
+            self.kept.append((parcel, tail, outcome))
         self._mind_the_end()
         if not self._writing:
             self._writing = True
@@ -61,31 +61,33 @@ class Backlog(Private):
         """Write what goes; BlockingIOError while something is left."""
         while True:
             with self._lock:
-                if not self._kept:
+                if not self.kept:
                     break
                 sent = True
                 try:
-                    self._channel.send(*self._kept[0][:2])
+                    self._channel.send(*self.kept[0][:2])
                 except (BrokenPipeError, ValueError):  # shut down, or closed here
                     sent = False
-                _, _, outcome = self._kept.popleft()
+                _, _, outcome = self.kept.popleft()
             if outcome is not None:
                 outcome(sent)
         self._rest()
 
     async def flush(self) -> None:
         """Wait until the kernel has everything."""
-        if self._kept:
+        if self.kept:
             await until(self.pump, self._channel.handle, "write")
 
     def flush_blocking(self, timeout: float | None = None) -> None:
         """The same, asleep in this thread."""
-        if self._kept:
+        if self.kept:
             until_blocking(self.pump, self._channel.handle, "write", timeout)
 
     async def _write(self) -> None:
         try:
             await self.flush()
+        except ValueError:  # closed meanwhile, so nothing is left
+            pass
         finally:
             self._writing = False
 
@@ -96,6 +98,8 @@ class Backlog(Private):
     def _write_blocking(self) -> None:
         try:
             self.flush_blocking()
+        except ValueError:  # closed meanwhile, so nothing is left
+            pass
         finally:
             self._writing = False
 
@@ -111,7 +115,7 @@ class Backlog(Private):
     def then(self, last: Callable[[], None]) -> None:
         """Do this once nothing is kept any more: now, or after the last parcel was written."""
         with self._lock:
-            if self._kept:
+            if self.kept:
                 self._afterwards.append(last)
                 return
         last()
@@ -131,7 +135,7 @@ class Backlog(Private):
     def drop(self) -> None:
         """In a forked child: what is kept is the parent's to write."""
         self._lock = threading.Lock()
-        self._kept.clear()
+        self.kept.clear()
         self._afterwards.clear()
         self._finalizers = []
         self._writing = False

@@ -17,7 +17,7 @@ from aioproc._kernel.handle import Handle, handing_out
 
 IN_THREAD_BYTES: Final = 4 << 20  # to copy more than this takes a thread, lest the loop waits
 _ALIGNMENT: Final = 64
-_READ_BYTES: Final = 1 << 20
+_CHUNK_BYTES: Final = 1 << 20  # in one system call, so that others get their turn
 
 
 def stored(pieces: Sequence[Any], buffers: Sequence[memoryview]) -> tuple[Handle, list[int]]:
@@ -40,7 +40,7 @@ def stored(pieces: Sequence[Any], buffers: Sequence[memoryview]) -> tuple[Handle
 
 def _write(fd: int, view: memoryview, start: int) -> int:
     while view.nbytes:
-        written = os.pwrite(fd, view, start)
+        written = os.pwrite(fd, view[:_CHUNK_BYTES], start)
         view, start = view[written:], start + written
     return start
 
@@ -86,7 +86,7 @@ class _Reader:
         view = memoryview(place).cast("B")
         done = 0
         while done < view.nbytes:
-            got = os.preadv(self._fd, [view[done : done + _READ_BYTES]], self._at)
+            got = os.preadv(self._fd, [view[done : done + _CHUNK_BYTES]], self._at)
             if not got:
                 break
             done, self._at = done + got, self._at + got

@@ -108,7 +108,7 @@ class _Writer:
 
     def write(self, obj: object) -> tuple[Sequence[Any], Sequence[memoryview]]:
         """The pieces and the large buffers of an object."""
-        if self._known != _learned():
+        if self._known != len(_EXTRA) + len(copyreg.dispatch_table):
             _Tables.learn()
             self._known, self._pickler.dispatch_table = _Tables.known, _Tables.message
         try:
@@ -116,10 +116,12 @@ class _Writer:
         except (pickle.PicklingError, AttributeError, TypeError) as failure:
             buffers: list[memoryview] = []
             return [_by_value(obj, _keeper(buffers), failure)], buffers
-        made = tuple(self._pieces), tuple(self._buffers)
+        made: tuple[Sequence[Any], Sequence[memoryview]] = tuple(self._pieces), ()
         self._pickler.clear_memo()
         self._pieces.clear()
-        self._buffers.clear()
+        if self._buffers:
+            made = made[0], tuple(self._buffers)
+            self._buffers.clear()
         _writers.append(self)  # one that failed is dropped: its pickle is half written
         return made
 

@@ -13,8 +13,9 @@ from aioproc._kernel.channel import Arrival, Channel
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.intake import Intake
 from aioproc._kernel.ledger import Entry, Ledger, Tally, ended, hung_up, ready, reopened
+from aioproc._kernel.listening import Listening
 from aioproc._kernel.parcel import Parcel
-from aioproc._kernel.token import Tokens
+from aioproc._kernel.waiting import Right
 from aioproc.errors import TasksLost
 
 
@@ -28,30 +29,41 @@ class Store(Intake):
 
     def __init__(self, maxsize: int = 0, tasks: bool = False) -> None:
         writer, reader = packets.channel()
-        self._set_up(writer, reader, Ledger(max(maxsize, 0), Tally() if tasks else None))
+        ledger = Ledger(max(maxsize, 0), Tally() if tasks else None)
+        self._set_up(writer, reader, ledger, Listening(), Listening() if maxsize > 0 else None)
 
-    def _set_up(self, writer: Channel, reader: Channel, ledger: Ledger) -> None:
+    def _set_up(
+        self, writer: Channel, reader: Channel, ledger: Ledger, getters: Listening, putters: Listening | None
+    ) -> None:
         super().__init__(reader)
         self.writer = writer
         self.ledger = ledger
+        self._getters = getters
+        self._putters = putters
         self.backlog = Backlog(writer, reader)
         self._counted = ledger.marks is not None
         self._open_tasks: deque[Handle] = deque()
         self._bell: Bell | None = None
         self._ending = False
+        self._plain = not self._counted  # nothing to count, neither closed nor ending
         self.closed = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         self.check()
-        return _arrived, (self.writer, self.reader, self.ledger)
+        return _arrived, (self.writer, self.reader, self.ledger, self._getters, self._putters)
 
     def check(self) -> None:
         """ValueError once it is closed in this process."""
         if self.closed:
             raise ValueError("the queue is closed in this process")
 
-    right_to_get: Tokens | None = None
-    right_to_put: Tokens | None = None
+    def right_to_get(self) -> Right | None:
+        """What to hold while asleep in a get."""
+        return self._getters.right()
+
+    def right_to_put(self) -> Right | None:
+        """What to hold while asleep in a put."""
+        return None if self._putters is None else self._putters.right()
 
     # -- putting
 
@@ -62,12 +74,18 @@ class Store(Intake):
             BlockingIOError: There is no free place.
             BrokenPipeError: The queue was shut down.
         """
-        if self._ending or self.closed:
+        if self._plain and not self.backlog.kept:
+            try:
+                self.writer.send(parcel)
+            except BlockingIOError:
+                self.backlog.keep(parcel, None, None, in_loop)
+            return
+        if self._ending or self._is_shut():
             self.check()
             raise BrokenPipeError("shut down")
         if self._counted:
             self._put_entered(parcel, in_loop)
-        elif (self.backlog and not self._is_shut()) or not self._sent(parcel, None):
+        else:
             self.backlog.keep(parcel, None, None, in_loop)
 
     def _put_entered(self, parcel: Parcel, in_loop: bool) -> None:
@@ -140,14 +158,13 @@ class Store(Intake):
         """
         if self._returned:
             return None
-        if self.closed:
-            self.check()
         if self._counted:
+            self.check()
             return self._take_counted()
         try:
             return self.reader.pull()
         except BlockingIOError:
-            if not self.backlog:
+            if not self.backlog.kept:
                 raise
         self._pump()
         return self.reader.pull()
@@ -245,7 +262,7 @@ class Store(Intake):
     def shut_down(self, immediate: bool) -> None:
         """Let nobody put any more; throw away what is left, if ``immediate``."""
         self.check()
-        self._ending = True
+        self._ending, self._plain = True, False
         if immediate:
             self.writer.send_end()
             self._throw_away()
@@ -271,7 +288,8 @@ class Store(Intake):
         """No more is put or taken by this process; what it has put is still written."""
         if self.closed:
             return
-        self.closed = True
+        self.closed = self._ending = True
+        self._plain = False
         self._open_tasks.clear()
         if self._bell is not None:
             self._bell.close()
@@ -281,9 +299,12 @@ class Store(Intake):
     def _close_rest(self) -> None:
         self.writer.close()
         self.ledger.close()
+        for listening in (self._getters, self._putters):
+            if listening is not None:
+                listening.close()
 
 
-def _arrived(writer: Channel, reader: Channel, ledger: Ledger) -> Store:
+def _arrived(*parts: Any) -> Store:
     store = Store.__new__(Store)
-    store._set_up(writer, reader, ledger)
+    store._set_up(*parts)
     return store

@@ -177,12 +177,16 @@ def spent() -> bool:
     return True
 
 
+def _needs_none() -> None:
+    return None
+
+
 async def until(
     attempt: Callable[[], T],
     handle: Handle,
     event: Event = "read",
     timeout: float | None = None,
-    right: Right | None = None,
+    right_of: Callable[[], Right | None] = _needs_none,
 ) -> T:
     """Run the attempt until it succeeds, asleep in the loop while ``handle`` is not ready.
 
@@ -191,7 +195,7 @@ async def until(
         handle: What to wait for in between.
         event: What to wait for it to be.
         timeout: Seconds to wait; None waits for ever.
-        right: Held while asleep: so only as many processes wake at once as there are rights.
+        right_of: Says what to hold while asleep: so only as many processes wake as have a right.
 
     Raises:
         TimeoutError: It did not succeed within ``timeout`` seconds; it was tried at least once.
@@ -205,6 +209,9 @@ async def until(
             return attempt()
         except BlockingIOError:
             pass
+        if timeout is None and right_of() is None:
+            return await _first(attempt, handle, event)
+    right = right_of()
     if timeout is None:
         return await _in_line(attempt, handle, event, right)
     import anyio
@@ -234,6 +241,17 @@ async def _in_line(attempt: Callable[[], T], handle: Handle, event: Event, right
         line.leave(place)
 
 
+async def _first(attempt: Callable[[], T], handle: Handle, event: Event) -> T:
+    line = _line_of(handle, event)
+    place = object()
+    try:
+        await line.turn(place)
+        await line.ready(handle)
+        return await _asleep(attempt, handle, line)
+    finally:
+        line.leave(place)
+
+
 async def _asleep(attempt: Callable[[], T], handle: Handle, line: Line) -> T:
     while True:
         try:
@@ -248,7 +266,7 @@ def until_blocking(
     handle: Handle,
     event: Event = "read",
     timeout: float | None = None,
-    right: Right | None = None,
+    right_of: Callable[[], Right | None] = _needs_none,
 ) -> T:
     """Run the attempt until it succeeds, asleep in this thread while ``handle`` is not ready.
 
@@ -260,6 +278,7 @@ def until_blocking(
     except BlockingIOError:
         pass
     deadline = None if timeout is None else time.monotonic() + timeout
+    right = right_of()
     if right is None:
         return _asleep_blocking(attempt, handle, event, deadline)
     right.acquire_blocking(timeout)

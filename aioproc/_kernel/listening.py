@@ -1,0 +1,57 @@
+"""Who may wake: of many processes that wait for one thing, only a few are registered with their loops.
+
+The first processes that ever wait do so without more ado, so that a lone consumer pays nothing. All others
+need one of a few rights, which are tokens: so an item wakes a handful of processes, however many wait.
+
+Source: epoll(7) (a shared socket wakes all who wait), eventfd(2).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+from aioproc._kernel.forks import Private
+from aioproc._kernel.handle import Handle
+from aioproc._kernel.token import Tokens, tokens
+
+FREE_LISTENERS: Final = 2  # processes that need no right
+RIGHTS: Final = 2
+_COUNTER: Final = os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE
+
+
+class Listening(Private):
+    """What a process needs before it waits.
+
+    If a peer dies: Its right comes back when all who had one have died; one that needed none is not replaced.
+    """
+
+    def __init__(self, free: Handle | None = None, rights: Tokens | None = None) -> None:
+        self._free = free or Handle(os.eventfd(FREE_LISTENERS, _COUNTER))
+        self._rights = rights or tokens(RIGHTS)
+        self._needs_none: bool | None = None
+        super().__init__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Listening, (self._free, self._rights)
+
+    def right(self) -> Tokens | None:
+        """What to hold while asleep; None for nothing."""
+        if self._needs_none is None:
+            try:
+                os.eventfd_read(self._free.fileno())
+                self._needs_none = True
+            except BlockingIOError:
+                self._needs_none = False
+        return None if self._needs_none else self._rights
+
+    def drop(self) -> None:
+        """In a forked child: whether it needs a right is its own question."""
+        self._needs_none = None
+
+    def close(self) -> None:
+        """Close it in this process."""
+        self._free.close()
+        self._rights.drop()
+        for handle in (self._rights.front, self._rights.back, *self._rights.pipes()):
+            handle.close()

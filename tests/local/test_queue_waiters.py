@@ -1,0 +1,163 @@
+"""Many waiters: one wake-up for each item in a process, a handful among processes; idle is idle."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import anyio
+import psutil
+import pytest
+
+import aioproc
+from aioproc import Queue
+from tests.local import queue_children as children
+from tests.shared import Wire
+
+pytestmark = pytest.mark.anyio
+
+CANCELLATIONS = 7_000  # in each of three loops: 21,000
+MANY_CANCELLATIONS = 334_000
+
+
+async def test_thousands_of_tasks_wait() -> None:
+    """Each item wakes one task, in order, at a cost that does not grow with their number."""
+    queue: Queue[int] = Queue()
+    served: list[int] = []
+    attempts = 0
+    take = queue._store.take
+
+    def counted() -> Any:
+        nonlocal attempts
+        attempts += 1
+        return take()
+
+    queue._store.take = counted  # type: ignore[method-assign]
+
+    async def one() -> None:
+        served.append(await queue.get())
+
+    async with anyio.create_task_group() as group:
+        for _ in range(5_000):
+            group.start_soon(one)
+        await anyio.wait_all_tasks_blocked()
+        before = attempts
+        for number in range(5_000):
+            await queue.put(number)
+    assert served == list(range(5_000))
+    assert attempts - before <= 4 * 5_000
+
+
+def switches(processes: list[Any]) -> int:
+    """How often they went to sleep so far."""
+    return sum(psutil.Process(process.pid).num_ctx_switches().voluntary for process in processes)
+
+
+def asleep(processes: list[Any]) -> bool:
+    return all(psutil.Process(process.pid).status() == psutil.STATUS_SLEEPING for process in processes)
+
+
+@pytest.mark.parametrize("many", [8, 64])
+@pytest.mark.parametrize("target", [children.collect, children.acollect])
+async def test_many_processes_wait(many: int, target: Any) -> None:
+    """An item costs at most six context switches among all who wait, and all get their share."""
+    queue, told = Queue[Any](), Wire()
+    context = aioproc.get_context("fork")
+    processes = [context.Process(target=target, args=(queue, told)) for _ in range(many)]
+    for process in processes:
+        await process.start()
+    for _ in range(many):
+        assert await told.ahear() == "ready"
+    while not asleep(processes):
+        await anyio.sleep(0.05)
+    before = switches(processes)
+    items = 300
+    for number in range(items):
+        await queue.put(number)
+        assert await told.ahear() == number
+    while not asleep(processes):
+        await anyio.sleep(0.05)
+    spent = switches(processes) - before
+    for _ in range(many):
+        await queue.put(None)
+    for process in processes:
+        await process.join()
+    assert spent / items <= 6, f"{spent / items:.1f} switches an item"
+
+
+async def _storm(cancellations: int, maxsize: int) -> None:
+    queue: Queue[int] = Queue(maxsize)
+    put: list[int] = []
+    got: list[int] = []
+    left = cancellations
+
+    async def putter() -> None:
+        nonlocal left
+        number = 0
+        while left > 0:
+            with anyio.move_on_after(random.choice((0, 0, 0.0001))):
+                await queue.put(number)
+                put.append(number)
+                number += 1
+                continue
+            left -= 1
+
+    async def getter() -> None:
+        nonlocal left
+        while left > 0:
+            with anyio.move_on_after(random.choice((0, 0, 0.0001))):
+                got.append(await queue.get())
+                continue
+            left -= 1
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(putter)
+        for _ in range(3):
+            group.start_soon(getter)
+    while not queue.empty():
+        got.append(queue.get_nowait())
+    assert sorted(got) == put
+    assert not queue._store.reader.handle.lines
+    queue.close()
+    await anyio.wait_all_tasks_blocked()
+
+
+@pytest.mark.parametrize("maxsize", [0, 1])
+async def test_cancelled_waits_lose_nothing(maxsize: int) -> None:
+    """Thousands of puts and gets are cancelled or time out: every item arrives exactly once."""
+    await _storm(CANCELLATIONS // 2, maxsize)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("maxsize", [0, 1])
+async def test_a_million_cancelled_waits_lose_nothing(maxsize: int) -> None:
+    """The same a million times in all."""
+    await _storm(MANY_CANCELLATIONS // 2, maxsize)
+
+
+@pytest.mark.parametrize("maxsize", [0, 1])
+async def test_idle_is_idle(maxsize: int) -> None:
+    """Processes that wait to get and to put make no system call: no context switch in three seconds."""
+    empty, full, told = Queue[Any](), Queue[Any](1), Wire()
+    await full.put("one")
+    context = aioproc.get_context("fork")
+    processes = [
+        context.Process(target=children.collect, args=(empty, told)),
+        context.Process(target=children.acollect, args=(empty, told)),
+        context.Process(target=children.put_when_told, args=(full.sync, told)),
+    ]
+    for process in processes:
+        await process.start()
+    for _ in processes:
+        assert await told.ahear() == "ready"
+    while not asleep(processes):
+        await anyio.sleep(0.05)
+    await anyio.sleep(0.2)
+    before = switches(processes)
+    await anyio.sleep(3)
+    assert switches(processes) == before
+    await empty.put_many([None, None])
+    await full.get()
+    for process in processes:
+        await process.join()
