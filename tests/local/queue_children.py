@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -89,9 +90,12 @@ def until_told(connection: Any) -> None:
 
 
 def _waited_for_a_cpu() -> float:
-    """Seconds that this thread was ready to run and the machine was busy with others."""
-    with open("/proc/thread-self/schedstat") as stat:
-        return int(stat.read().split()[1]) / 1e9
+    """Seconds that threads of this process were ready to run and the machine was busy with others."""
+    waited = 0
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/schedstat") as stat:
+            waited += int(stat.read().split()[1])
+    return waited / 1e9
 
 
 class Ticks:
