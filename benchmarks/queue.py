@@ -71,7 +71,7 @@ class InThreads:
     """aioprocessing: the stdlib's queue, each call in a thread."""
 
     def __init__(self) -> None:
-        import aioprocessing  # type: ignore[import-not-found]
+        import aioprocessing
 
         self._queue = aioprocessing.AioQueue(context=CONTEXT)
         self.put, self.get = self._queue.coro_put, self._queue.coro_get
