@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Generator
 from multiprocessing import process, spawn, util
 from types import FrameType
 from typing import Any, Final, NoReturn, Protocol
@@ -41,16 +41,12 @@ class Work:
         owner: Who performs it.
         loop: Name and options of anyio's backend, as ``anyio.run`` takes them.
         stdin: The parent's standard input, or None for a child that has none.
-        quiet: An exception is not printed in the child, because somebody waits for it at home.
     """
 
-    def __init__(
-        self, owner: Owner, loop: tuple[str, dict[str, Any]], stdin: Handle | None = None, quiet: bool = False
-    ) -> None:
+    def __init__(self, owner: Owner, loop: tuple[str, dict[str, Any]], stdin: Handle | None = None) -> None:
         self.owner = owner
         self.loop = loop
         self.stdin = stdin
-        self.quiet = quiet
 
 
 class Unwinding(SystemExit):
@@ -62,6 +58,7 @@ class Child(process.BaseProcess):
 
     Attributes:
         owner: The object that users hold, there and in the child.
+        quiet: Whether the child prints no exception, because somebody waits for it at home.
         ended_by: In the child: the signal that unwound it, by which it then dies.
     """
 
@@ -74,6 +71,7 @@ class Child(process.BaseProcess):
             self.name = self.name.replace(type(self).__name__, type(owner).__name__, 1)
         self.owner = owner
         self.work: Work | bytes | None = None
+        self.quiet = False
         self.main: dict[str, Any] = {}
         self.home: Channel | None = None
         self.lifeline: Handle | None = None
@@ -108,10 +106,8 @@ class Child(process.BaseProcess):
     def run(self) -> None:
         """Do the work and send its outcome home."""
         assert self.home is not None
-        quiet = False
         try:
             work = self._unpacked()
-            quiet = work.quiet
             outcome = returned(self._performed(work))
         except (Unwinding, KeyboardInterrupt) as stopped:
             self.ended_by = signal.SIGTERM if isinstance(stopped, Unwinding) else signal.SIGINT
@@ -120,7 +116,7 @@ class Child(process.BaseProcess):
             raise
         except BaseException as error:
             delivered = _delivered(self.home, raised(error))
-            if not (quiet and delivered):
+            if not (self.quiet and delivered):
                 sys.stderr.write(f"Process {self.name}:\n{described(error)}")
             raise SystemExit(1) from None
         _delivered(self.home, outcome)
@@ -141,6 +137,11 @@ class Child(process.BaseProcess):
         result = work.owner.perform()
         if isinstance(result, Awaitable):
             return _in_a_loop(result, work.loop)
+        if isinstance(result, (AsyncGenerator, Generator)):
+            raise TypeError(
+                f"{getattr(result, '__qualname__', result)}() is a generator, which a process cannot run: "
+                "return a value, or have AsyncPool.stream() hand out what it yields"
+            )
         return result
 
 

@@ -229,6 +229,7 @@ class _ForkServerLaunch(_FreshLaunch):
             return
         try:
             self.returncode = _forkserver.read_signed(self._status.fileno())
+            _stay_readable(self._status.fileno())
         except (OSError, EOFError):  # the server was killed, and the child may live on
             if self._alive is self._status:
                 self.returncode = UNKNOWN_EXITCODE
@@ -251,6 +252,13 @@ LAUNCHES: Final[dict[str, type[Launch]]] = {
     "forkserver": _ForkServerLaunch,
     "spawn": _SpawnLaunch,
 }
+
+
+def _stay_readable(pipe: int) -> None:
+    """The sentinel has been read empty, and the server may not have closed its end yet: put a byte back."""
+    writing = os.open(f"/proc/self/fd/{pipe}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    os.write(writing, b"\0")
+    os.close(writing)
 
 
 def _write_letter(fd: int, letter: bytes) -> None:

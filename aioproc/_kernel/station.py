@@ -76,7 +76,8 @@ class Station:
         child = Child(worker, None, False)
         child.home = far_home
         child.lifeline_of_parent, child.lifeline = lifeline()
-        child.work = Work(worker, loop, quiet=True)
+        child.work = Work(worker, loop)
+        child.quiet = True
         self._child = child
         _kill_at_exit(self)
         try:

@@ -148,7 +148,8 @@ class Process(Attributes, Generic[T]):
         if bound or child.daemon:
             child.lifeline_of_parent, child.lifeline = lifeline()
         stdin = Handle(os.dup(0)) if self._stdin == "inherit" else None
-        child.work = Work(self, running_backend(), stdin, quiet)
+        child.work = Work(self, running_backend(), stdin)
+        child.quiet = quiet
         try:
             await start(child, self._how())
         except BaseException:

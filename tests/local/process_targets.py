@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import AsyncIterator
 from itertools import chain
 from typing import Any, NoReturn
 
@@ -180,3 +181,14 @@ class AsyncSubclass(PlainSubclass):
 class Forgetful(Process[None]):
     def __init__(self) -> None:
         self.a = 1
+
+
+async def yields() -> AsyncIterator[int]:
+    yield 1
+
+
+class Poison:
+    """Pickles, and raises where it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return plain_raise, (ValueError("poison"),)

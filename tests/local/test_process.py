@@ -254,6 +254,19 @@ async def test_child_killed_while_it_sends_its_result() -> None:
     assert "died" in outcomes
 
 
+async def test_arguments_that_cannot_be_unpickled(capfd: Any) -> None:
+    """What goes wrong before the target is called comes home as well, and is not printed besides."""
+    with pytest.raises(ValueError, match="poison"):
+        await aioproc.get_context("spawn").Process(target=print, args=(targets.Poison(),))
+    assert capfd.readouterr().err == ""
+
+
+async def test_generator_as_target_is_refused() -> None:
+    """A generator function is a TypeError that says what hands out what it yields."""
+    with pytest.raises(TypeError, match=r"yields\(\) is a generator.*AsyncPool.stream"):
+        await Process(target=targets.yields)
+
+
 # Ending
 
 
@@ -404,6 +417,7 @@ async def test_sentinel_is_ready_at_the_end(ctx: Context) -> None:
     await anyio.wait_readable(p.sentinel)
     assert multiprocessing.connection.wait([p.sentinel], 0) == [p.sentinel]
     await p.join()
+    assert multiprocessing.connection.wait([p.sentinel], 0) == [p.sentinel]
 
 
 async def test_active_children(words: Words) -> None:
