@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from aioproc._kernel.background import Loop, Stop, Ticket, running_loop
@@ -74,6 +75,8 @@ class Books:
         self._timers: dict[AsyncResult[Any], Stop] = {}
         self._for_room: deque[Ticket] = deque()
         self._for_end: list[Ticket] = []
+        self._maps = 0  # that are awaited
+        self._over = False  # the engine was told to end
         self._done = 0
         self._failed = 0
         self.state = "open"
@@ -112,8 +115,8 @@ class Books:
         """Hand a call to the engine."""
         loop, engine = self.loop, self.engine
         engine.check(order)
-        if self.state == "terminated":
-            raise ValueError("the pool is terminated")
+        if self._over:
+            raise ValueError(f"the pool is {self.state}")
         hook = self._settled if settled is None else _both(self._settled, settled)
         result: AsyncResult[Any] = AsyncResult(loop, name, self._stop, hook, callback, error_callback)
         self._open.add(result)
@@ -156,6 +159,17 @@ class Books:
         self._wholes.add(result)
         return result
 
+    @contextmanager
+    def mapping(self) -> Iterator[None]:
+        """While inside, a pool that is closed still takes on the rest of a map."""
+        self._maps += 1
+        try:
+            yield
+        finally:
+            self._maps -= 1
+            if self.state != "open":
+                self._close_if_done()
+
     # Room
 
     def has_room(self) -> bool:
@@ -196,9 +210,10 @@ class Books:
         self._close_if_done()
 
     def _close_if_done(self) -> None:
-        if self.state != "open" and not self._open and not self._wholes:
-            if self.state == "closed" and self._engine is not None:
+        if self.state != "open" and not self._open and not self._wholes and not self._maps:
+            if self.state == "closed" and not self._over and self._engine is not None:
                 self._engine.close()
+            self._over = True
             tickets, self._for_end = self._for_end, []
             for ticket in tickets:
                 ticket.wake()
@@ -207,7 +222,7 @@ class Books:
         """Cancel everything and end the workers."""
         if self.state == "terminated":
             return
-        self.state = "terminated"
+        self.state, self._over = "terminated", True
         for whole in list(self._wholes):
             whole.cancel()
         if self._engine is not None:
@@ -217,7 +232,7 @@ class Books:
         """Wait until everything is settled and the workers have ended."""
         if self.state == "open":
             raise ValueError("the pool is still open: close() or terminate() it before join()")
-        while self._open or self._wholes:
+        while self._open or self._wholes or (self._maps and self.state == "closed"):
             ticket = self.loop.ticket()
             self._for_end.append(ticket)
             await ticket.wait()

@@ -379,14 +379,15 @@ class AsyncPool:
         if chunksize is None:
             chunksize = self._chunksize(func, iterable)
         results = self._results(func, iterable, chunksize, star, ordered=True)
-        try:
-            return [result async for result in results]
-        except Exception:
-            await results.aclose()
-            raise
-        except BaseException:
-            results.stop()
-            raise
+        with self._books.mapping():
+            try:
+                return [result async for result in results]
+            except Exception:
+                await results.aclose()
+                raise
+            except BaseException:
+                results.stop()
+                raise
 
     def _chunksize(self, func: Callable[..., Any], iterable: Any) -> int:
         if is_asynchronous(func) or isinstance(iterable, AsyncIterable):
@@ -459,7 +460,10 @@ class AsyncPool:
     # The end
 
     def close(self) -> None:
-        """Take on no more calls; what was taken on is done. Twice is harmless."""
+        """Take on no more calls; what was taken on is done. Twice is harmless.
+
+        What an `imap` has not yet read of its input was not taken on: iterate it first.
+        """
         self._books.close()
 
     def terminate(self) -> None:

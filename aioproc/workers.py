@@ -207,7 +207,11 @@ class Workers:
             if not isinstance(failure, Exception):
                 self._left()
                 raise
-            self._break(failure)
+            self._crashes += 1
+            if self._crashes >= CRASHES_ON_START:
+                self._break(failure)
+            self._start_missing()
+            self._left()
             return
         watch = self._loop.watch
         self._stations[station] = [
@@ -415,6 +419,8 @@ class Workers:
             return count < self._tasks_at_once
         if count == 0:
             return True
+        if next(iter(station.sent.values())).order.item is not None:
+            return False
         ahead = min(AHEAD_MOST, int(AHEAD_SECONDS / max(self._mean_seconds, 1e-6)))
         return count <= ahead and task.is_small and task.order.item is None
 

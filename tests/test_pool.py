@@ -129,6 +129,25 @@ async def test_close_waits_for_what_was_taken_on() -> None:
     assert await whole == [n * n for n in range(30)]
 
 
+async def test_close_during_a_map() -> None:
+    """A map that is awaited is done to its end; an imap left half-way says that the pool is closed."""
+    async with AsyncPool(1) as pool:
+        found: list[list[int]] = []
+
+        async def work() -> None:
+            found.append(await pool.map(tasks.square, range(50), 1))
+
+        half = pool.imap(tasks.square, range(50))
+        assert await anext(half) == 0
+        async with anyio.create_task_group() as group:
+            group.start_soon(work)
+            await anyio.wait_all_tasks_blocked()
+            pool.close()
+        assert found == [[n * n for n in range(50)]]
+    with pytest.raises(ValueError, match="the pool is closed"):
+        assert [r async for r in half]
+
+
 async def _asynchronously(most: int) -> AsyncIterator[int]:
     for number in range(most):
         await anyio.lowlevel.checkpoint()

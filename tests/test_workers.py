@@ -235,8 +235,11 @@ async def test_cancelling_spares_those_behind(pipe: Callable[[str], Path], tmp_p
         assert pool.stats().restarts == 1
 
 
-async def test_grace(pool: AsyncPool, pipe: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_a_loop", [False, True])
+async def test_grace(pool: AsyncPool, pipe: Callable[[str], Path], tmp_path: Path, with_a_loop: bool) -> None:
     """With grace a plain task's `finally` runs, and the worker lives on; the caller hears at once."""
+    if with_a_loop:
+        await pool.map(tasks.square_later, range(20))
     started, cleaned = pipe("started"), tmp_path / "cleaned"
     result = pool.options(grace=5).submit(tasks.announce_and_clean_up, str(started), str(cleaned))
     await told(started)

@@ -76,9 +76,9 @@ class _Desk:
                     raise
                 outcome = call.failed(error)
         del self._scopes[call.task]
-        self._free.release()
         with anyio.CancelScope(shield=True):
             await self._send(outcome or call.stopped())
+        self._free.release()  # only now, so that the next task cannot take this one's outcome with it
 
     async def _performed(self, call: Call) -> Any:
         if not call.is_stream:
