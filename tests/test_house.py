@@ -213,7 +213,14 @@ PUBLIC_MODULES = [
     if not any(part.startswith("_") for part in path.relative_to(PACKAGE).parts)
 ]
 # In a module's __all__ for its neighbours, yet no name for users, who have contexts for these.
-FOR_NEIGHBOURS = {"ForkProcess", "ForkServerProcess", "Holding", "SpawnProcess", "queue_error"} | {
+FOR_NEIGHBOURS = {
+    "ForkProcess",
+    "ForkServerProcess",
+    "Holding",
+    "SpawnProcess",
+    "check_queue",
+    "queue_error",
+} | {
     "Books",
     "Engine",
     "Executors",

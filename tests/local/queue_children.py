@@ -148,3 +148,17 @@ def put_when_told(queue: Any, told: Wire) -> None:
     """Wait in a put."""
     told.say("ready")
     queue.put("two")
+
+
+def open_mail(mail: Any) -> None:
+    """Use what comes in an item."""
+    answers, lock = mail.get()
+    answers.sync.put("got it")
+    with lock.sync:
+        answers.sync.put("locked")
+
+
+def take_two(queue: Any) -> None:
+    """Take two tasks and die with them."""
+    queue.get()
+    queue.get()

@@ -1,0 +1,64 @@
+"""Primitives go where items go, and the contract that any queue must keep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+import aioproc
+from aioproc import JoinableQueue, Lock, Queue
+from aioproc.testing import check_queue
+from tests.local import queue_children as children
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("kind", [Queue, JoinableQueue])
+async def test_contract(kind: Any) -> None:
+    """Both kinds keep the contract that `check_queue` offers to other implementations."""
+    await check_queue(kind)
+
+
+async def test_a_queue_and_a_lock_through_a_queue(start_method: str) -> None:
+    """A child gets another queue and a lock as items of a queue, and uses them."""
+    mail: Queue[Any] = Queue(2)
+    lock, answers = Lock(), JoinableQueue[Any](3)
+    process = aioproc.get_context(start_method).Process(target=children.open_mail, args=(mail.sync,))
+    await process.start()
+    await lock.acquire()
+    await mail.put((answers, lock))
+    assert await answers.get() == "got it"
+    with pytest.raises(aioproc.QueueEmpty):
+        await answers.get(timeout=0.05)
+    lock.release()
+    assert await answers.get() == "locked"
+    for _ in range(2):
+        answers.task_done()
+    with anyio.fail_after(10):
+        await answers.join()
+    await process.join()
+    assert process.exitcode == 0
+
+
+async def test_a_consumer_that_dies_loses_its_tasks() -> None:
+    """join() waits while somebody is at work, and raises TasksLost when nobody is any more."""
+    queue: JoinableQueue[int] = JoinableQueue()
+    await queue.put_many([1, 2, 3])
+    process = aioproc.Process(target=children.take_two, args=(queue.sync,))
+    await process.start()
+    with anyio.fail_after(10):
+        await process.join()
+    with anyio.move_on_after(0.1) as scope:
+        await queue.join()  # the third is still there
+    assert scope.cancelled_caught
+    assert await queue.get() == 3
+    with anyio.move_on_after(0.1) as scope:
+        await queue.join()  # and now in our hands
+    assert scope.cancelled_caught
+    queue.task_done()
+    with pytest.raises(aioproc.TasksLost) as caught:
+        await queue.join()
+    assert caught.value.count == 2
+    await queue.join()
