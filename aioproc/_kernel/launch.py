@@ -150,6 +150,8 @@ class _FreshLaunch(Launch):
             preparation = spawn.get_preparation_data(child.name)
         preparation.pop("start_method", None)
         child.main = {key: preparation.pop(key) for key in list(preparation) if key.startswith("init_main")}
+        if not os.path.exists(child.main.get("init_main_from_path", "/")):  # standard input
+            child.main.clear()
         _context.set_spawning_popen(self)
         try:
             reduction.dump(preparation, letter)

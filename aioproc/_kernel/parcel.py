@@ -67,6 +67,7 @@ def pickled(obj: object) -> bytes:
     pickler.dispatch_table = _Tables.plain
     try:
         pickler.dump(obj)
+        _check_reach([file.getvalue()])
     except (pickle.PicklingError, AttributeError, TypeError) as failure:
         return _by_value(obj, None, failure)
     return file.getvalue()
@@ -113,6 +114,7 @@ class _Writer:
             self._known, self._pickler.dispatch_table = _Tables.known, _Tables.message
         try:
             self._pickler.dump(obj)
+            _check_reach(self._pieces)
         except (pickle.PicklingError, AttributeError, TypeError) as failure:
             buffers: list[memoryview] = []
             return [_by_value(obj, _keeper(buffers), failure)], buffers
@@ -167,16 +169,26 @@ def _by_value(
     return file.getvalue()
 
 
+def _check_reach(pieces: Sequence[bytes]) -> None:
+    """PicklingError for names of a main module that no child can import: a notebook's, or ``python -c``."""
+    if _Tables.main_is_out_of_reach and any(b"__main__" in piece for piece in pieces):
+        raise pickle.PicklingError("it names something of __main__, which no other process can import here")
+
+
 class _Tables:
     """What copyreg and multiprocessing know to reduce, merged; made anew when either has learned more."""
 
     known = -1
+    main_is_out_of_reach = False
     plain: dict[type, Any]
     message: dict[type, Any]  # the stdlib's sockets and connections go along as descriptors
 
     @classmethod
     def learn(cls) -> None:
         cls.known = _learned()
+        main = sys.modules.get("__main__")
+        file = getattr(main, "__file__", None) or ""
+        cls.main_is_out_of_reach = getattr(main, "__spec__", None) is None and not os.path.exists(file)
         cls.plain = {**copyreg.dispatch_table, **_EXTRA}
         cls.message = {**cls.plain, socket.socket: _reduce_socket}
         connection = sys.modules.get("multiprocessing.connection")
