@@ -1,4 +1,4 @@
-"""CPython's own tests of locks and their family, on our twins: ``python -m unittest tests.stdlib_suite``.
+"""CPython's own tests of queues, locks and their family, on our twins: ``python -m unittest tests.stdlib_suite``.
 
 AIOPROC_START_METHOD says how their children are started. Children import this module, so it is no test file.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
+import threading
 import unittest
 from typing import Any
 
@@ -67,6 +69,25 @@ class TestSemaphore(Twins, theirs._TestSemaphore, unittest.TestCase):  # type: i
 class TestCondition(Twins, theirs._TestCondition, unittest.TestCase):  # type: ignore[misc, unused-ignore]
     def check_invariant(self, cond: Any) -> None:
         """Theirs looks into the three semaphores that their condition is made of."""
+
+
+class TestQueue(Twins, theirs._TestQueue, unittest.TestCase):  # type: ignore[misc, unused-ignore]
+    @staticmethod
+    def Queue(maxsize: int = 0) -> Any:
+        return aioproc.Queue[Any](maxsize).sync
+
+    @staticmethod
+    def JoinableQueue(maxsize: int = 0) -> Any:
+        return aioproc.JoinableQueue[Any](maxsize).sync
+
+    def test_queue_feeder_donot_stop_onexc(self) -> None:
+        """Theirs drops what cannot be pickled; ours refuses it at the put. Both work on."""
+        queue = self.Queue()
+        with self.assertRaises(pickle.PicklingError):
+            queue.put(threading.Lock())
+        queue.put(True)
+        self.assertTrue(queue.get(timeout=30))
+        queue.close()
 
 
 class TestEvent(Twins, theirs._TestEvent, unittest.TestCase):  # type: ignore[misc, unused-ignore]

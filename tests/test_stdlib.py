@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FEWEST = {"TestLock": 3, "TestSemaphore": 3, "TestCondition": 7, "TestEvent": 1, "TestBarrier": 11}
+FEWEST = {
+    "TestLock": 3,
+    "TestQueue": 10,
+    "TestSemaphore": 3,
+    "TestCondition": 7,
+    "TestEvent": 1,
+    "TestBarrier": 11,
+}
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver"])

@@ -162,3 +162,19 @@ def take_two(queue: Any) -> None:
     """Take two tasks and die with them."""
     queue.get()
     queue.get()
+
+
+async def abusy(queue: Any, told: Wire) -> None:
+    """Wait for an item while the loop is busy with something else for a second."""
+    import anyio
+
+    async def take() -> None:
+        while await queue.get() is not None:
+            pass
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(take)
+        await anyio.wait_all_tasks_blocked()
+        told.say("busy")
+        time.sleep(1)
+        told.say("idle")

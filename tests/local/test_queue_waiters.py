@@ -85,6 +85,29 @@ async def test_many_processes_wait(many: int, target: Any) -> None:
     assert spent / items <= 6, f"{spent / items:.1f} switches an item"
 
 
+async def test_a_busy_process_keeps_no_item_from_others() -> None:
+    """While a waiting process's loop is busy for a second, another one gets the item at once."""
+    queue, busy, idle = Queue[Any](), Wire(), Wire()
+    context = aioproc.get_context("fork")
+    processes = [
+        context.Process(target=children.abusy, args=(queue, busy)),
+        context.Process(target=children.acollect, args=(queue, idle)),
+    ]
+    for process in processes:
+        await process.start()
+    assert await idle.ahear() == "ready"
+    while not asleep(processes[1:]):
+        await anyio.sleep(0.01)
+    assert await busy.ahear() == "busy"
+    await queue.put(1)
+    with anyio.fail_after(0.7):
+        assert await idle.ahear() == 1
+    assert await busy.ahear() == "idle"
+    await queue.put_many([None, None])
+    for process in processes:
+        await process.join()
+
+
 async def _storm(cancellations: int, maxsize: int) -> None:
     queue: Queue[int] = Queue(maxsize)
     put: list[int] = []
