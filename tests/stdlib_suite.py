@@ -12,6 +12,7 @@ import threading
 import unittest
 from typing import Any
 
+import pytest
 from test import _test_multiprocessing as theirs  # type: ignore[import-not-found, unused-ignore]
 
 import aioproc
@@ -83,10 +84,10 @@ class TestQueue(Twins, theirs._TestQueue, unittest.TestCase):  # type: ignore[mi
     def test_queue_feeder_donot_stop_onexc(self) -> None:
         """Theirs drops what cannot be pickled; ours refuses it at the put. Both work on."""
         queue = self.Queue()
-        with self.assertRaises(pickle.PicklingError):
+        with pytest.raises(pickle.PicklingError):
             queue.put(threading.Lock())
         queue.put(True)
-        self.assertTrue(queue.get(timeout=30))
+        assert queue.get(timeout=30)
         queue.close()
 
 
