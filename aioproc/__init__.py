@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from aioproc.local.rlock import RLock
     from aioproc.local.semaphore import BoundedSemaphore, Semaphore
     from aioproc.local.simple_queue import SimpleQueue
+    from aioproc.meeting import meet, meet_sync
     from aioproc.orders import PoolStats, WorkerStats
     from aioproc.pool import AsyncPool, AsyncResult
 
@@ -93,6 +94,7 @@ _HOMES = {
     "aioproc.local.rlock": ("RLock",),
     "aioproc.local.condition": ("Condition",),
     "aioproc.local.barrier": ("Barrier",),
+    "aioproc.meeting": ("meet", "meet_sync"),
 }
 _home_of = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -132,6 +134,8 @@ __all__ = [
     "get_all_start_methods",
     "get_context",
     "get_start_method",
+    "meet",
+    "meet_sync",
     "parent_process",
     "run",
     "set_forkserver_preload",

@@ -22,4 +22,5 @@ PROGRAMS = (
     "pool_at_once",
     "pool_callbacks",
     "input_in_a_child",
+    "by_name",
 )

@@ -26,6 +26,9 @@ NEVER_BLOCKING = {  # every socket call there has MSG_DONTWAIT, which blockbuste
     "_kernel/bundle.py": {"bundled", "unbundled"},
     "_kernel/rights.py": {"receive"},
     "_kernel/token.py": {"take", "_hand_over"},
+    "_kernel/names.py": {"_peeked", "add"},
+    "_kernel/member.py": {"_greet", "_received"},
+    "_kernel/door.py": {"connected"},  # a connection is made at once, or refused
     "_kernel/place.py": {"_send_ticket"},
     "_kernel/ticket.py": {"redeem", "put"},
     "_kernel/round.py": {"_packet", "verdict", "give", "arrive", "break_"},
@@ -132,6 +135,7 @@ def blocked_loop_guard() -> Iterator[BlockBuster]:
                 for file, callers in NEVER_BLOCKING.items():
                     function.can_block_in(file, callers)
         # A forked child has the guard as well, and its target is called by aioproc.
+        guard.functions["os.path.abspath"].can_block_in("aioproc/meeting.py", {"__init__"})
         guard.functions["os.write"].can_block_in("process_targets.py", {"tell"})
         yield guard
 

@@ -210,6 +210,11 @@ def test_queue_shutdown() -> None:
     assert (len(lines), lines[-1]) == (12, "all done")
 
 
+def test_by_name() -> None:
+    """Three programs that meet by name sell each ticket once."""
+    assert printed("by_name") == ["30 tickets sold by three programs, 30 of them different"]
+
+
 def test_tour() -> None:
     """`python -m examples tour` runs every program, in order."""
     done = finished("-m", "examples", "tour")

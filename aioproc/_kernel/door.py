@@ -1,0 +1,203 @@
+"""The way to the hub of a meeting: connect to the one that is there, or be the one that starts it.
+
+Whoever finds nobody takes the flock of the roll, and looks again; so one process listens, whoever else
+comes gets into its queue, and the hub that it starts inherits the socket with all who wait in it.
+
+Source: unix(7) (SO_PEERCRED), flock(2), fifo(7), connect(2).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from aioproc._kernel.handle import Handle
+from aioproc._kernel.hub import ROLL, peer_uid, vacant
+from aioproc._kernel.names import identity
+
+PATH_BYTES: Final = 107  # of struct sockaddr_un, without the zero at its end
+_WAITING: Final = 4096
+_CODE: Final = (
+    "import sys; sys.path.append(sys.argv[1]); from aioproc._kernel.hub import main; main(*sys.argv[2:])"
+)
+
+
+def check(path: str) -> None:
+    """OSError that says why a path cannot be a meeting's."""
+    length = len(os.fsencode(path))
+    if length > PATH_BYTES:
+        message = f"a socket's path has at most {PATH_BYTES} bytes, not {length}"
+        raise OSError(errno.ENAMETOOLONG, message, path)
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        folder = os.path.dirname(path)
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(errno.ENOENT, "there is no such folder", folder) from None
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise FileExistsError(errno.EEXIST, "there is something that is no socket", path)
+    if found.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "another user's meeting", path)
+
+
+def connected(path: str, *, wait: bool = False) -> Handle | None:
+    """A connection to whoever listens; None when nobody does.
+
+    Raises:
+        BlockingIOError: Too many wait to be let in, and ``wait`` is False.
+        OSError: Something else is there, or another user.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with sock:
+        sock.setblocking(wait)
+        try:
+            sock.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        except OSError as error:
+            if error.errno is None:  # too long: `check` says so
+                return None
+            if error.errno == errno.EPROTOTYPE:
+                raise FileExistsError(errno.EEXIST, "another program's socket is there", path) from error
+            if isinstance(error, PermissionError):
+                raise PermissionError(error.errno, "another user's meeting", path) from error
+            raise
+        if peer_uid(sock) != os.geteuid():
+            raise PermissionError(errno.EPERM, "another user's meeting", path)
+        sock.setblocking(True)
+        return Handle(sock.detach(), forks=False)
+
+
+def entered(path: str) -> Handle:
+    """A connection to the hub, which is started if there is none. May block for as long as that takes.
+
+    Raises:
+        OSError: The path cannot be a meeting's, or the hub could not be started.
+
+    If a peer dies: Its flock is free and its socket refuses connections, so the next takes over.
+    """
+    while True:
+        check(path)
+        connection = connected(path, wait=True)
+        if connection is not None:
+            return connection
+        with _elected(path) as roll:
+            try:
+                return connected(path) or _opened(path, roll)
+            except BlockingIOError:
+                continue
+
+
+@contextmanager
+def _elected(path: str) -> Iterator[int]:
+    """While inside, nobody else starts or ends a hub at the path; gives a reading end of the roll."""
+    while True:
+        roll = _roll(path)
+        try:
+            fcntl.flock(roll, fcntl.LOCK_EX)
+            if _is_there(path, roll):
+                yield roll
+                return
+        finally:
+            os.close(roll)
+
+
+def _roll(path: str) -> int:
+    name = path + ROLL
+    while True:
+        try:
+            os.mkfifo(name, 0o600)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise type(error)(error.errno, f"no meeting can be held here: {error.strerror}", path) from error
+        try:
+            roll = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:  # a hub that ended has removed it
+            continue
+        found = os.fstat(roll)
+        if stat.S_ISFIFO(found.st_mode) and found.st_uid == os.geteuid():
+            return roll
+        os.close(roll)
+        raise FileExistsError(errno.EEXIST, "there is something that is no roll of ours", name)
+
+
+def _is_there(path: str, roll: int) -> bool:
+    try:
+        found = os.lstat(path + ROLL)
+    except FileNotFoundError:
+        return False
+    return (found.st_dev, found.st_ino) == identity(roll)
+
+
+def _opened(path: str, roll: int) -> Handle:
+    """Listen, be the first to connect, and start the hub; for who is elected."""
+    try:
+        with _listening(path) as listener:
+            connection = connected(path)
+            assert connection is not None
+            _start(path, listener, roll)
+            return connection
+    except BaseException:
+        for name in (path, path + ROLL):
+            if vacant(roll):
+                try:
+                    os.unlink(name)
+                except OSError:
+                    pass
+        raise
+
+
+def _listening(path: str) -> socket.socket:
+    check(path)
+    try:
+        os.unlink(path)  # nobody listens there: a hub that was killed has left it
+    except FileNotFoundError:
+        pass
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        os.fchmod(listener.fileno(), 0o600)  # which the file gets, from its first moment
+        listener.bind(path)
+        listener.listen(_WAITING)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _start(path: str, listener: socket.socket, roll: int) -> None:
+    """Start the hub in a session of its own; its parent is not this process.
+
+    Raises:
+        OSError: It could not be started; the message says what it complained.
+    """
+    from multiprocessing.spawn import get_executable
+
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    own = os.open(f"/proc/self/fd/{roll}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # ours has the flock
+    passed = (listener.fileno(), own)
+    command = [get_executable(), "-I", "-S", "-c", _CODE, package, path, *map(str, passed)]
+    try:
+        with subprocess.Popen(
+            command,
+            pass_fds=passed,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            cwd="/",
+        ) as starter:
+            _, complaints = starter.communicate()
+    finally:
+        os.close(own)
+    if starter.returncode > 0:
+        text = complaints.decode(errors="replace").strip()
+        raise OSError(f"the hub of {path} could not be started: {text}")

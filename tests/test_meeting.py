@@ -1,0 +1,626 @@
+"""Meeting by name: one table for all who come, whoever is killed, and nothing left when all have gone."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+
+import aioproc
+from aioproc._kernel import door, names
+from aioproc._kernel import hub as hubs
+from aioproc._kernel.rights import rights
+
+ROOT = Path(__file__).parent.parent
+ONE_LOOP = pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": False})], ids=["asyncio"])
+
+
+def hubs_at(path: str) -> list[psutil.Process]:
+    """The hubs that live at a path."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        line = process.info["cmdline"] or []
+        if path in line and any("_kernel.hub" in word for word in line):
+            found.append(process)
+    return found
+
+
+def ended(process: psutil.Process) -> bool:
+    """Wait until a process that is no child of ours has ended; whether it did in time."""
+    try:
+        watch = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([watch], [], [], 10)[0])
+    finally:
+        os.close(watch)
+
+
+def kill_hub(path: str) -> None:
+    """SIGKILL the hub at a path, and wait until it is gone."""
+    (hub,) = hubs_at(path)
+    hub.kill()
+    assert ended(hub)
+
+
+@pytest.fixture
+def path() -> Iterator[str]:
+    """Where to meet; afterwards the hub has ended and its files are gone."""
+    folder = tempfile.mkdtemp()
+    where = os.path.join(folder, "hub")
+    yield where
+    all_ended = all(map(ended, hubs_at(where)))
+    left = os.listdir(folder)
+    shutil.rmtree(folder)
+    assert (all_ended, left) == (True, [])
+
+
+def program(*words: str) -> subprocess.Popen[str]:
+    """Start one of meeting_programs.py; it ends at the end of its input."""
+    command = [sys.executable, "-m", "tests.meeting_programs", *words]
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    return process.stdout.readline().strip()
+
+
+def nudge(process: subprocess.Popen[str]) -> None:
+    assert process.stdin
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+@contextmanager
+def programs(*lines: tuple[str, ...]) -> Iterator[list[subprocess.Popen[str]]]:
+    """Several programs; at the end they hear the end of their input and end."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(program(*words)) for words in lines]
+
+
+# What is met
+
+
+@pytest.mark.anyio
+async def test_same_objects(path: str) -> None:
+    """The same name gives the same object to each member, of every kind."""
+    async with aioproc.meet(path) as one, aioproc.meet(path) as other:
+        async with one.Lock("lock"):
+            assert other.Lock("lock").locked()
+        await one.Queue("queue", maxsize=2).put("item")
+        assert await other.Queue("queue", maxsize=2).get() == "item"
+        await one.JoinableQueue("tasks").put("task")
+        assert await other.JoinableQueue("tasks").get() == "task"
+        other.JoinableQueue("tasks").task_done()
+        await one.JoinableQueue("tasks").join()
+        one.Event("event").set()
+        assert await other.Event("event").wait()
+        assert await one.Semaphore("semaphore", 1).acquire()
+        assert other.Semaphore("semaphore", 1).get_value() == 0
+        assert await one.BoundedSemaphore("limit", 2).acquire()
+        assert other.BoundedSemaphore("limit", 2).get_value() == 1
+        one.BoundedSemaphore("limit", 2).release()
+        async with anyio.create_task_group() as group:
+            group.start_soon(one.Barrier("gate", 2).wait)
+            group.start_soon(other.Barrier("gate", 2).wait)
+
+
+def test_same_objects_sync(path: str) -> None:
+    """The twins meet each other too, and need no loop."""
+    with aioproc.meet_sync(path) as one, aioproc.meet_sync(path) as other:
+        with one.Lock("lock"):
+            assert not other.Lock("lock").acquire(block=False)
+        one.Queue("queue", 2).put("item")
+        assert other.Queue("queue", 2).get() == "item"
+        one.Event("event").set()
+        assert other.Event("event").is_set()
+        one.Semaphore("semaphore", 0).release()
+        assert other.Semaphore("semaphore", 0).acquire(block=False)
+        assert one.BoundedSemaphore("limit", 3).acquire()
+        one.JoinableQueue("tasks").put("task")
+        assert other.JoinableQueue("tasks").get() == "task"
+        assert one.Barrier("gate", 1).wait() == 0
+
+
+@ONE_LOOP
+@pytest.mark.anyio
+async def test_one_object_a_member(path: str) -> None:
+    """A member that asks again gets the very object that it has; one that it closed is made anew."""
+    async with aioproc.meet(path) as hub:
+        queue = hub.Queue("queue")
+        assert hub.Queue("queue") is queue
+        await queue.put(1)
+        queue.close()
+        assert await hub.Queue("queue").get() == 1
+
+
+@ONE_LOOP
+@pytest.mark.anyio
+async def test_another_kind_or_size(path: str) -> None:
+    """Another kind or size under a name is a ValueError that says what is there, here and elsewhere."""
+    async with aioproc.meet(path) as one, aioproc.meet(path) as other:
+        one.Queue("jobs", maxsize=100)
+        for hub in one, other:
+            with pytest.raises(ValueError, match=r"'jobs' is Queue\(maxsize=100\) there, not Lock$"):
+                hub.Lock("jobs")
+            with pytest.raises(ValueError, match=r"Queue\(maxsize=100\) there, not Queue\(maxsize=5\)"):
+                hub.Queue("jobs", 5)
+            with pytest.raises(ValueError, match=r"not JoinableQueue\(maxsize=100\)"):
+                hub.JoinableQueue("jobs", 100)
+        assert other.Queue("jobs", 100).empty()
+
+
+@ONE_LOOP
+@pytest.mark.anyio
+async def test_names(path: str) -> None:
+    """A name is a str of one byte to a kilobyte, any characters; odd ones are told apart."""
+    async with aioproc.meet(path) as hub, aioproc.meet(path) as other:
+        odd = ["a", "a\0", "ä", "\udc80", '"', "x" * 1024, "\1" * 1024]
+        for name in odd:
+            hub.Event(name)
+        hub.Event('"').set()
+        assert [name for name in odd if other.Event(name).is_set()] == ['"']
+        for wrong in "", "x" * 1025:
+            with pytest.raises(ValueError, match="a name has 1 to 1024 bytes"):
+                hub.Lock(wrong)
+        with pytest.raises(TypeError, match="a name is a str"):
+            hub.Lock(b"bytes")  # type: ignore[arg-type]
+
+
+@ONE_LOOP
+@pytest.mark.anyio
+async def test_outside(path: str) -> None:
+    """Before and after, no name can be asked for; what was got works on; a meeting is entered once."""
+    hub = aioproc.meet(path)
+    with pytest.raises(ValueError, match="not in a meeting"):
+        hub.Lock("lock")
+    async with hub:
+        lock, queue = hub.Lock("lock"), hub.Queue("queue")
+        assert "2 names known" in repr(hub)
+    assert "not in it" in repr(hub)
+    with pytest.raises(ValueError, match="not in a meeting"):
+        hub.Lock("lock")
+    with pytest.raises(RuntimeError, match="entered once"):
+        async with hub:
+            pass
+    async with lock:
+        await queue.put(1)
+        assert await queue.get() == 1
+
+
+@ONE_LOOP
+@pytest.mark.anyio
+async def test_error_in_the_body(path: str) -> None:
+    """An error in the body comes out as itself."""
+    with pytest.raises(KeyError, match="mine"):
+        async with aioproc.meet(path):
+            raise KeyError("mine")
+
+
+@pytest.mark.anyio
+async def test_cancelled(path: str) -> None:
+    """A wait of a member that is cancelled leaves the meeting in order; so does cancelling at the door."""
+    with anyio.move_on_after(0.02):
+        async with aioproc.meet(path) as hub:
+            await hub.Event("never").wait()
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        async with aioproc.meet(path):
+            pass
+    assert scope.cancelled_caught
+
+
+def test_forked(path: str) -> None:
+    """A forked child is no member: it is told so, and its copies do not keep the hub."""
+    with aioproc.meet_sync(path) as hub:
+        event = hub.Event("event")
+        child = os.fork()
+        if not child:
+            try:
+                hub.Lock("lock")
+            except ValueError:
+                event.set()
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert event.is_set()
+
+
+# Those who come together
+
+
+def test_twenty_at_once(path: str) -> None:
+    """Twenty that arrive at the same moment end up at one hub, with one table and one of each object."""
+    with programs(*[("arrive", path)] * 20) as all_:
+        assert {line_of(each) for each in all_} == {"ready"}
+        for each in all_:
+            nudge(each)
+        assert len({line_of(each) for each in all_}) == 1
+        assert len(hubs_at(path)) == 1
+        with aioproc.meet_sync(path) as hub:
+            pids = {hub.Queue("turns").get() for _ in all_}
+            assert pids == {each.pid for each in all_}
+            assert hub.Semaphore("count", 0).aio.get_value() == 20
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, None], ids=["killed", "left"])
+def test_last_one_leaves(path: str, kill: signal.Signals | None) -> None:
+    """The hub ends after the last member has left or was killed, and leaves no file (the fixture looks)."""
+    with program("stay", path, "sync") as one:
+        assert line_of(one) == "in"
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+        (hub,) = hubs_at(path)
+        assert os.getsid(hub.pid) not in (os.getsid(0), os.getsid(one.pid))
+        if kill:
+            one.send_signal(kill)
+    assert ended(hub)
+    assert not os.path.exists(path)
+
+
+def test_killed_holder(path: str) -> None:
+    """A member killed while it holds a lock disturbs nobody: the next finds it abandoned."""
+    with program("stay", path, "sync") as one, aioproc.meet_sync(path) as hub:
+        assert line_of(one) == "in"
+        lock = hub.Lock("held")
+        assert not lock.acquire(block=False)
+        one.kill()
+        assert lock.acquire(timeout=10)
+        assert lock.abandoned
+
+
+# When the hub is killed
+
+
+@pytest.mark.parametrize("way", ["sync", "asyncio", "trio"])
+def test_hub_killed(path: str, way: str) -> None:
+    """After the hub's death a newcomer meets the objects of those who are still there, idle as they are."""
+    with program("stay", path, way) as one:
+        assert line_of(one) == "in"
+        for times in range(3):
+            kill_hub(path)
+            with aioproc.meet_sync(path) as hub:
+                assert len(hubs_at(path)) == 1
+                queue = hub.Queue("jobs", 5)
+                assert (queue.get(), queue.empty()) == ("old" if not times else times - 1, True)
+                queue.put(times)
+                assert hub.Lock("held").locked()
+
+
+def test_hub_killed_and_nobody_left(path: str) -> None:
+    """Members that die with their hub leave a stale socket, which is taken over, with a new table."""
+    with program("stay", path, "sync") as one:
+        assert line_of(one) == "in"
+        (hub,) = hubs_at(path)
+        hub.suspend()  # so that it does not see the member's end
+        one.kill()
+        one.wait()
+        hub.kill()
+    assert ended(hub)
+    assert os.path.exists(path)
+    with aioproc.meet_sync(path) as newcomer:
+        assert newcomer.Queue("jobs", 5).empty()
+
+
+@ONE_LOOP
+@pytest.mark.anyio
+async def test_work_without_a_hub(path: str) -> None:
+    """While no hub answers, members use their objects and meet each other's new names."""
+    async with aioproc.meet(path) as one, aioproc.meet(path) as other:
+        (hub,) = hubs_at(path)
+        hub.suspend()
+        async with one.Lock("new"):
+            assert other.Lock("new").locked()
+        hub.resume()
+
+
+def test_hub_killed_at_random(path: str) -> None:
+    """The hub is killed twenty times while programs come and go: one table through it all."""
+    seed = random.randrange(1 << 30)
+    dice = random.Random(seed)
+    with aioproc.meet_sync(path) as hub:
+        assert hub._member.names
+        mine = " ".join(map(str, hub._member.names.identity))
+        for _ in range(10):
+            with programs(*[("arrive", path)] * 2) as two:
+                for each in two:
+                    assert line_of(each) == "ready"
+                    nudge(each)
+                for _ in range(2):
+                    time.sleep(dice.random() * 0.02)
+                    for found in hubs_at(path):
+                        found.kill()
+                assert [line_of(each) for each in two] == [mine, mine], seed
+        assert hub.Semaphore("count", 0).aio.get_value() == 20
+        assert len(hubs_at(path)) <= 1
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
+@pytest.mark.parametrize("stride", [6, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(300)])])
+def test_member_killed_at_each_step(path: str, first: bool, stride: int) -> None:
+    """A member killed before each of its visible steps, alone or beside others, disturbs nobody."""
+    with ExitStack() as stack:
+        if not first:
+            stack.enter_context(aioproc.meet_sync(path))
+        step = 1
+        while True:
+            with program("killed", path, str(step)) as victim:
+                said = line_of(victim)
+            if said == "survived":
+                break
+            assert victim.returncode == -signal.SIGKILL
+            with aioproc.meet_sync(path) as hub:
+                assert hub.Lock("lock").acquire(timeout=10)
+                assert hub.Queue("turns").qsize() <= step
+            step += stride
+        assert step > 20
+
+
+# Who is refused
+
+
+@contextmanager
+def own_hub(path: str, uid_of: Callable[[socket.socket], int] = hubs.peer_uid) -> Iterator[hubs.Hub]:
+    """A hub inside this process, for looking at."""
+    with door._elected(path) as roll:
+        listener = door._listening(path)
+    own = os.open(path + hubs.ROLL, os.O_RDONLY | os.O_NONBLOCK)
+    hub = hubs.Hub(path, listener, own, uid_of)
+    try:
+        yield hub
+    finally:
+        assert hub._ended()
+        hub.close()
+        os.close(own)
+    del roll
+
+
+def turn(hub: hubs.Hub) -> None:
+    """Let it do what is to be done now."""
+    for fd, _ in hub._epoll.poll(0):
+        if fd in hub._peers:
+            hub._hear(hub._peers[fd])
+    hub._accept()
+    hub._settle()
+
+
+def stranger(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.settimeout(10)
+    sock.connect(path)
+    return sock
+
+
+def test_another_user(path: str) -> None:
+    """The hub refuses a peer that belongs to another user, and says why."""
+    with own_hub(path, lambda sock: os.geteuid() + 1) as hub:
+        with stranger(path) as sock:
+            sock.send(hubs.HELLO)
+            turn(hub)
+            assert sock.recv(100) == b"!another user's meeting"
+            assert sock.recv(100) == b""
+        assert not hub._peers
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_users_hub(path: str) -> None:
+    """A member refuses a hub of another user; that user cannot even connect here."""
+    with aioproc.meet_sync(path):
+        os.chmod(os.path.dirname(path), 0o755)
+        child = os.fork()
+        if not child:
+            try:
+                os.setuid(65534)
+                aioproc.meet_sync(path).__enter__()
+            except PermissionError as error:
+                os._exit(42 if "another user's meeting" in str(error) else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+
+
+def rubbish(dice: random.Random) -> bytes:
+    """What no member would say: noise, half a word, a word and more."""
+    word = dice.choice([hubs.HELLO, hubs.BRING, hubs.WELCOME, hubs.REFUSED])
+    some = word[: dice.randrange(len(word) + 1)] + dice.randbytes(dice.randrange(40))
+    return some if some != hubs.HELLO else b"\x80" + some
+
+
+def test_parser() -> None:
+    """Of 10,000 packets of rubbish none is taken for a word, whatever descriptors come with it."""
+    dice = random.Random(8)
+    with open(os.devnull) as file:
+        for _ in range(10_000):
+            packet, descriptors = rubbish(dice), [file.fileno()] * dice.choice([0, 0, 1, names.DESCRIPTORS])
+            assert hubs.understood(packet, descriptors) == "rubbish"
+    assert hubs.understood(hubs.HELLO, []) == "hello"
+
+
+def open_in(hub: psutil.Process, path: str) -> int:
+    """How many descriptors a hub has, when all who left before have been seen off."""
+    with stranger(path) as last:
+        last.send(hubs.HELLO)
+        assert last.recv(100) == hubs.WELCOME
+        last.send(b"rubbish")
+        assert last.recv(100) == b""
+        return int(hub.num_fds())
+
+
+def test_rubbish(path: str) -> None:
+    """Peers that send rubbish, half a request, descriptors or nothing are dropped, and the hub lives."""
+    dice = random.Random(9)
+    with aioproc.meet_sync(path) as hub, open(os.devnull) as file:
+        (before,) = hubs_at(path)
+        open_before = open_in(before, path)
+        for _ in range(300):
+            with stranger(path) as sock:
+                along = rights(*[file.fileno()] * dice.randrange(1, 30)) if dice.random() < 0.3 else []
+                if dice.random() < 0.9:
+                    sock.sendmsg([rubbish(dice) or b"x"], along)
+                    try:
+                        assert sock.recv(100) == b""
+                    except ConnectionResetError:
+                        pass
+        with stranger(path) as sock:
+            sock.send(hubs.HELLO)
+            assert sock.recv(100) == hubs.WELCOME
+            sock.send(hubs.HELLO)  # a member has no more to say
+            assert sock.recv(100) == b""
+        with aioproc.meet_sync(path) as other:
+            other.Event("event").set()
+        assert hub.Event("event").is_set()
+        assert hubs_at(path) == [before]
+        assert open_in(before, path) == open_before
+
+
+def test_silent(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that connects and says nothing is dropped when its time is over."""
+    monkeypatch.setattr(hubs, "SILENT_SECONDS", 0.0)
+    with own_hub(path) as hub, stranger(path) as sock:
+        turn(hub)
+        assert sock.recv(100) == b""
+
+
+def test_not_a_table(path: str) -> None:
+    """Who brings something that is no table of names is dropped, and a newcomer gets a new one."""
+    with own_hub(path) as hub, open(os.devnull) as file:
+        with stranger(path) as sock:
+            sock.sendmsg([hubs.BRING], rights(*[file.fileno()] * names.DESCRIPTORS))
+            turn(hub)
+            assert sock.recv(100) == b""
+        with stranger(path) as sock:
+            sock.send(hubs.HELLO)
+            turn(hub)
+            assert sock.recv(100) == hubs.WELCOME
+        turn(hub)
+
+
+def test_no_hub_of_ours(path: str) -> None:
+    """A server at the path that is no hub is an error that says so."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(path)
+        server.listen()
+        with pytest.raises(FileExistsError, match="another program's socket"):
+            aioproc.meet_sync(path).__enter__()
+    os.unlink(path)
+
+
+@pytest.mark.parametrize("meet", ["async", "sync"])
+def test_impossible_paths(path: str, meet: str) -> None:
+    """Too long, no folder, already a file: errors that say so, and nothing is left behind."""
+    Path(path).write_text("precious")
+    cases: list[tuple[str, type[OSError], str]] = [
+        (path + "x" * 100, OSError, "at most 107 bytes"),
+        (path + ".no/hub", FileNotFoundError, "there is no such folder"),
+        (path, FileExistsError, "there is something that is no socket"),
+    ]
+    for where, kind, message in cases:
+        with pytest.raises(kind, match=message):
+            if meet == "sync":
+                aioproc.meet_sync(where).__enter__()
+            else:
+                anyio.run(aioproc.meet(where).__aenter__)
+    assert Path(path).read_text() == "precious"
+    os.unlink(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_unwritable(path: str) -> None:
+    """A folder that one may not write to is a PermissionError."""
+    os.chmod(os.path.dirname(path), 0o755)
+    child = os.fork()
+    if not child:
+        try:
+            os.setuid(65534)
+            aioproc.meet_sync(path).__enter__()
+        except PermissionError as error:
+            os._exit(42 if "no meeting can be held here" in str(error) else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+
+
+def test_full() -> None:
+    """A table that is full says so, and what is in it stays."""
+    table = names.Names()
+    with table.alone():
+        for view in table._views:
+            view.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        with pytest.raises(OSError, match="no more names fit"):
+            for number in range(1000):
+                table.add(str(number), "Event", 0, table.handles[:1])
+        found = table.find("0")
+        assert found is not None
+        os.close(found.descriptors[0])
+        assert table.find("999") is None
+    table.close()
+
+
+# Programs of all sorts
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_hundred(path: str) -> None:
+    """200 processes with ten objects each, half of them shared: no descriptor is left in hub or member."""
+    with aioproc.meet_sync(path) as hub:
+        (process,) = hubs_at(path)
+        arrived = hub.Semaphore("arrived", 0)
+        before, own = open_in(process, path), len(os.listdir("/proc/self/fd"))
+        for _ in range(2):
+            with programs(*[("many", path, f"{number}") for number in range(200)]):
+                for _ in range(200):
+                    assert arrived.acquire(timeout=120)
+                assert len(hubs_at(path)) == 1
+            assert open_in(process, path) == before
+        assert len(os.listdir("/proc/self/fd")) == own
+
+
+def sold(outputs: list[str]) -> list[int]:
+    return sorted(int(word) for output in outputs for word in output.split())
+
+
+def starters(folder: Path) -> dict[str, list[str]]:
+    """How people start programs."""
+    script = folder / "sell"
+    script.write_text(f"#!{sys.executable}\nfrom tests.meeting_programs import main\nmain()\n")
+    script.chmod(0o755)
+    return {
+        "subprocess": [sys.executable, str(ROOT / "tests" / "meeting_programs.py")],
+        "python -m": [sys.executable, "-m", "tests.meeting_programs"],
+        "console script": [str(script)],
+    }
+
+
+@pytest.mark.parametrize("way", ["subprocess", "python -m", "console script"])
+def test_tickets(path: str, way: str, tmp_path: Path) -> None:
+    """Programs started this way sell tickets together under one lock, and none twice."""
+    (tmp_path / "left").write_text("200")
+    command = [*starters(tmp_path)[way], "sell", path, str(tmp_path), "4"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with ExitStack() as stack:
+        sellers = [
+            stack.enter_context(
+                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+            )
+            for _ in range(4)
+        ]
+        outputs = [seller.communicate(timeout=50)[0] for seller in sellers]
+    assert sold(outputs) == list(range(1, 201))
+    assert sum(map(bool, outputs)) > 1
