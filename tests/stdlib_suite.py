@@ -1,4 +1,4 @@
-"""CPython's own tests of queues, locks and their family, on our twins: ``python -m unittest tests.stdlib_suite``.
+"""CPython's own tests of queues and locks, on our twins: ``python -m unittest tests.stdlib_suite``.
 
 AIOPROC_START_METHOD says how their children are started. Children import this module, so it is no test file.
 """
