@@ -194,7 +194,17 @@ async def meet_others(path: str) -> int:
 _waiting = 0
 
 
-def die_while_sending(delay: float) -> bytes:
+class LastPart:
+    """Pickled last, it kills its process a moment later: while what came before is being sent."""
+
+    def __init__(self, delay: float) -> None:
+        self.delay = delay
+
+    def __reduce__(self) -> Any:
+        threading.Timer(self.delay, die).start()
+        return int, ()
+
+
+def die_while_sending(delay: float) -> Any:
     """A large result, and a death somewhere on its way."""
-    threading.Timer(delay, die).start()
-    return bytes(400_000_000)
+    return bytes(400_000_000), LastPart(delay)

@@ -220,9 +220,21 @@ def test_dask_cluster() -> None:
 CONTRAST = """
 import os, sys, multiprocessing
 from concurrent.futures import ProcessPoolExecutor, TimeoutError
+from multiprocessing import TimeoutError as PoolTimeoutError
 from tests import tasks
 
+class Pool:
+    def __init__(self):
+        self.pool = multiprocessing.get_context("forkserver").Pool(1)
+    def submit(self, func, arg):
+        self.waited = self.pool.apply_async(func, (arg,))
+        return self
+    def result(self, timeout=None):
+        return self.waited.get(timeout)
+
 def make():
+    if sys.argv[1] == "Pool":
+        return Pool()
     if sys.argv[1] == "loky":
         import loky
         return loky.ProcessPoolExecutor(1)
@@ -233,8 +245,8 @@ if __name__ == "__main__":
         executor = make()
         executor.submit(tasks.square, 1).result()
         try:
-            executor.submit(tasks.die_while_sending, 0.05 + 0.04 * attempt).result(timeout=4)
-        except TimeoutError:
+            executor.submit(tasks.die_while_sending, 0.01 * (attempt + 1)).result(timeout=4)
+        except (TimeoutError, PoolTimeoutError):
             print("hangs", flush=True)
             os._exit(0)
         except Exception as error:
@@ -244,7 +256,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["processes", "loky"])
+@pytest.mark.parametrize("name", ["processes", "loky", "Pool"])
 def test_contrast_a_death_half_way_through_a_result(name: str) -> None:
     """The executors themselves hang for ever on it; our workers do not, at any moment of the same deaths."""
     _need(name)
@@ -260,7 +272,7 @@ async def test_our_workers_where_executors_hang() -> None:
         for attempt in range(12):
             with anyio.fail_after(20):
                 try:
-                    await pool.apply(tasks.die_while_sending, (0.05 + 0.04 * attempt,))
+                    await pool.apply(tasks.die_while_sending, (0.01 * (attempt + 1),))
                 except WorkerDied:
                     pass
         assert await pool.apply(tasks.square, (3,)) == 9
