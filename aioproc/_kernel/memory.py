@@ -54,10 +54,11 @@ def opened(
 ) -> Any:
     """The object in a file: its buffers are mapped, writable, without a copy; the pickle is read."""
     buffers = list(_mapped(memory, lengths)) if len(lengths) > 1 else []
+    reader = Reader(memory, lengths[0])
     if opener is not None:
-        return opener(read(memory, lengths[0]), buffers, descriptors)
+        return opener(reader, buffers, descriptors)
     with handing_out(descriptors):
-        return pickle.Unpickler(_Reader(memory.fileno(), lengths[0]), buffers=buffers).load()
+        return pickle.Unpickler(reader, buffers=buffers).load()
 
 
 def _mapped(memory: Handle, lengths: Sequence[int]) -> Iterator[memoryview]:
@@ -68,11 +69,12 @@ def _mapped(memory: Handle, lengths: Sequence[int]) -> Iterator[memoryview]:
         yield whole[start:end]
 
 
-class _Reader:
+class Reader:
     """A pickle in a file: large bytes are read straight into their place, and other threads run meanwhile."""
 
-    def __init__(self, fd: int, length: int) -> None:
-        self._fd = fd
+    def __init__(self, memory: Handle, length: int) -> None:
+        self._memory = memory
+        self._fd = memory.fileno()
         self._at = 0
         self._end = length
 
@@ -101,4 +103,4 @@ class _Reader:
 
 def read(memory: Handle, length: int) -> bytes:
     """The first bytes of a file in memory."""
-    return _Reader(memory.fileno(), length).read()
+    return Reader(memory, length).read()

@@ -10,10 +10,12 @@ import inspect
 import os
 import struct
 from collections.abc import Sequence
-from pickle import loads
+from pickle import Unpickler, loads
 from types import FunctionType
 from typing import Any, Final
 
+from aioproc._kernel.handle import handing_out
+from aioproc._kernel.memory import Reader
 from aioproc._kernel.parcel import Parcel, unpack
 
 HEADER: Final = struct.Struct("<BBQd")  # the mark of a pickle, kind, task, seconds or count
@@ -55,14 +57,20 @@ class Message:
         self._buffers = buffers
         self._descriptors = descriptors
         self.kind: int
-        if data[1] < Kind.CALL:
-            self.kind, self.task, self.number, self._data = Kind.LAST_WORD, 0, 0.0, data
+        self.task: int
+        head = data if type(data) is bytes else data.read(HEADER.size)
+        if head[1] < Kind.CALL:
+            self.kind, self.task, self.number = Kind.LAST_WORD, 0, 0.0
+            self._data = head if head is data else head + data.read()
         else:
-            _, self.kind, self.task, self.number = HEADER.unpack_from(data)
-            self._data = memoryview(data)[HEADER.size :]
+            _, self.kind, self.task, self.number = HEADER.unpack_from(head)
+            self._data = memoryview(data)[HEADER.size :] if head is data else data
 
     def open(self) -> Any:
         """What is inside, unpickled."""
+        if type(self._data) is Reader:
+            with handing_out(self._descriptors):
+                return Unpickler(self._data, buffers=self._buffers).load()
         if not self._descriptors:
             return loads(self._data, buffers=self._buffers)
         return unpack(self._data, self._buffers, self._descriptors)

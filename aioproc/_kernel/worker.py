@@ -131,10 +131,10 @@ class Worker:
         poll = select.poll()
         poll.register(self.inbox.handle.fileno(), select.POLLIN)
         while True:
+            poll.poll()  # cheaper than to find that nothing is there
             try:
                 message = self.take()
-            except BlockingIOError:
-                poll.poll()
+            except BlockingIOError:  # the pool has taken it back
                 continue
             call = Call(message)
             if call.needs_a_loop:
