@@ -185,15 +185,16 @@ class _Tables:
 
     @classmethod
     def learn(cls) -> None:
-        cls.known = _learned()
+        known = _learned()
         main = sys.modules.get("__main__")
-        file = getattr(main, "__file__", None) or ""
-        cls.main_is_out_of_reach = getattr(main, "__spec__", None) is None and not os.path.exists(file)
+        file = getattr(main, "__file__", None) or "<none>"  # "<stdin>" and its like are no files
+        cls.main_is_out_of_reach = getattr(main, "__spec__", None) is None and file.startswith("<")
         cls.plain = {**copyreg.dispatch_table, **_EXTRA}
         cls.message = {**cls.plain, socket.socket: _reduce_socket}
         connection = sys.modules.get("multiprocessing.connection")
         if connection is not None:
             cls.message[connection.Connection] = _reduce_connection
+        cls.known = known
 
 
 def _learned() -> int:
