@@ -230,8 +230,11 @@ class Entry:
             raise
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        if self._fd >= 0:
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        failed = kind is not None and not issubclass(kind, (BlockingIOError, BrokenPipeError))
+        if (
+            self._fd >= 0 and not failed
+        ):  # after any other error the counts are looked through, as after a death
             assert self._ledger.marks is not None
             os.eventfd_read(self._ledger.marks.fileno())
         self._drop()
