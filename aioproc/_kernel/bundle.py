@@ -22,7 +22,8 @@ _PER_MESSAGE: Final = 253  # SCM_MAX_FD
 _CHECK_SECONDS: Final = 0.001
 _MARGIN: Final = 64
 
-_free_until = 0.0
+_limit = 0  # how many descriptors there may be, looked up once a millisecond
+_limit_until = 0.0
 
 
 def received(messages: Iterable[tuple[int, int, bytes]]) -> list[int]:
@@ -41,19 +42,26 @@ def close_all(descriptors: Iterable[int]) -> None:
             os.close(fd)
 
 
-def need_free_soon() -> None:
-    """See to it that a packet's descriptors will find room; looks once a millisecond.
+def need_free(descriptor: int) -> None:
+    """See to it that a packet's descriptors will find room.
+
+    Args:
+        descriptor: Any open one; to copy it is the quickest way to learn which number is free.
 
     Raises:
         OSError: They might not, and the kernel would drop them.
     """
-    global _free_until
+    global _limit, _limit_until
     now = monotonic()
-    if now < _free_until:
-        return
-    if highest_free(1) + _MARGIN < resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
-        _free_until = now + _CHECK_SECONDS
-    else:
+    if now >= _limit_until:
+        _limit, _limit_until = resource.getrlimit(resource.RLIMIT_NOFILE)[0], now + _CHECK_SECONDS
+    try:
+        free = os.dup(descriptor)
+    except OSError:
+        highest_free(1)  # says what is wrong
+        raise
+    os.close(free)
+    if free + _MARGIN >= _limit:
         highest_free(DIRECT_DESCRIPTORS + 2)
 
 

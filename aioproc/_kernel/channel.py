@@ -97,7 +97,7 @@ class Channel:
         """
         if self._kept:
             return self._kept.popleft()
-        bundle.need_free_soon()
+        bundle.need_free(self.handle.fileno())
         sock = self._socket if self._socket is not None and self.handle._fd >= 0 else self._borrow()
         buffer = _buffers.pop() if _buffers else bytearray(PACKET_BYTES + 64)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 from typing import Any
@@ -137,6 +138,8 @@ async def test_no_free_descriptor(maxsize: int) -> None:
     await queue.put(many)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken: list[int] = []
+    gc.collect()
+    gc.disable()  # it would free descriptors in between
     resource.setrlimit(resource.RLIMIT_NOFILE, (400, limits[1]))
     try:
         while True:
@@ -156,6 +159,7 @@ async def test_no_free_descriptor(maxsize: int) -> None:
             with pytest.raises(OSError, match="descriptor"):
                 await queue.get()
     finally:
+        gc.enable()
         for fd in taken:
             os.close(fd)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
