@@ -308,7 +308,17 @@ class SyncMeeting(_Face):
     def _get(self, kind: type[T], name: str, size: int | None = None) -> T:
         if self._entered and not self._member.connection.closed:
             self._tend()
+            if self._summons is None:  # nobody waited for us: are these still the names?
+                self._await_welcome()
         return self._table.get(kind, name, size)
+
+    def _await_welcome(self) -> None:
+        for _ in range(ATTEMPTS):
+            if not self._member.welcome_due:
+                return
+            until_blocking(self._member.stirred, self._member.connection)
+            self._tend()
+        raise self._member.no_hub()
 
     def __enter__(self) -> SyncMeeting:
         """Enter; starts the hub if there is none."""

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -318,6 +319,25 @@ def test_hub_killed_and_nobody_left(path: str) -> None:
         assert newcomer.Queue("jobs", 5).empty()
 
 
+def test_outside_the_main_thread(path: str) -> None:
+    """A member in another thread brings the names when it next asks; who came before has new ones, and it
+    is told so."""
+    with ThreadPoolExecutor(1) as thread:
+        hub = thread.submit(aioproc.meet_sync(path).__enter__).result()
+        thread.submit(lambda: hub.Queue("jobs").put("old")).result()
+        kill_hub(path)
+        thread.submit(lambda: hub.Event("event")).result()
+        with aioproc.meet_sync(path) as newcomer:
+            assert newcomer.Queue("jobs").get() == "old"
+        kill_hub(path)
+        with aioproc.meet_sync(path) as newcomer:
+            assert newcomer.Queue("jobs").empty()
+            newcomer.Queue("jobs").put("new")
+            with pytest.raises(RuntimeError, match="given anew without this member"):
+                thread.submit(lambda: hub.Lock("lock")).result()
+        thread.submit(hub.__exit__, None, None, None).result()
+
+
 @ONE_LOOP
 @pytest.mark.anyio
 async def test_work_without_a_hub(path: str) -> None:
@@ -583,17 +603,23 @@ def test_two_hundred(path: str) -> None:
         (process,) = hubs_at(path)
         arrived = hub.Semaphore("arrived", 0)
         before, own = open_in(process, path), len(os.listdir("/proc/self/fd"))
-        for _ in range(2):
-            with programs(*[("many", path, f"{number}") for number in range(200)]):
-                for _ in range(200):
-                    assert arrived.acquire(timeout=120)
-                assert len(hubs_at(path)) == 1
-            assert open_in(process, path) == before
+        with programs(*[("many", path, f"{number}") for number in range(200)]):
+            for _ in range(200):
+                assert arrived.acquire(timeout=120)
+            assert len(hubs_at(path)) == 1
+        assert open_in(process, path) == before
         assert len(os.listdir("/proc/self/fd")) == own
 
 
 def sold(outputs: list[str]) -> list[int]:
     return sorted(int(word) for output in outputs for word in output.split())
+
+
+def environment() -> dict[str, str]:
+    """Programs find the repository's aioproc, wherever they are."""
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    }
 
 
 def starters(folder: Path) -> dict[str, list[str]]:
@@ -613,14 +639,52 @@ def test_tickets(path: str, way: str, tmp_path: Path) -> None:
     """Programs started this way sell tickets together under one lock, and none twice."""
     (tmp_path / "left").write_text("200")
     command = [*starters(tmp_path)[way], "sell", path, str(tmp_path), "4"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with ExitStack() as stack:
         sellers = [
             stack.enter_context(
-                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+                subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
             )
             for _ in range(4)
         ]
         outputs = [seller.communicate(timeout=50)[0] for seller in sellers]
     assert sold(outputs) == list(range(1, 201))
     assert sum(map(bool, outputs)) > 1
+
+
+def server(kind: str) -> list[str]:
+    """The command of a web server with two workers that listens on descriptor 0."""
+    pytest.importorskip(kind, reason=f"{kind} is not installed")
+    if kind == "uvicorn":
+        where = ["--fd", "0", "tests.meeting_apps:asgi"]
+    else:
+        where = ["-b", "fd://0", "-c", "python:tests.meeting_apps", "tests.meeting_apps:wsgi"]
+    return ["-m", kind, "--workers", "2", "--log-level", "warning", *where]
+
+
+def get(port: int) -> list[int]:
+    """What a worker answers: its process id and a ticket's number, 0 when all are sold."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as sock, sock.makefile("rb") as file:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+        return [int(word) for word in file.read().partition(b"\r\n\r\n")[2].split()]
+
+
+@pytest.mark.parametrize("kind", ["uvicorn", "gunicorn"])
+def test_web_servers(path: str, kind: str, tmp_path: Path) -> None:
+    """The two workers of a web server sell tickets under one lock, and none twice."""
+    (tmp_path / "left").write_text("60")
+    variables = {"MEETING_PATH": path, "MEETING_FOLDER": str(tmp_path)}
+    command = [sys.executable, *server(kind)]
+    with socket.create_server(("127.0.0.1", 0)) as listener, aioproc.meet_sync(path) as hub:
+        with subprocess.Popen(
+            command, cwd=ROOT, env=environment() | variables, stdin=listener.fileno()
+        ) as running:
+            try:
+                for _ in range(2):
+                    assert hub.Semaphore("workers", 0).acquire(timeout=30)
+                answers: list[list[int]] = []
+                with ThreadPoolExecutor(8) as visitors:
+                    while len(answers) < 80 or len({pid for pid, _ in answers}) < 2:
+                        answers += visitors.map(get, [listener.getsockname()[1]] * 40)
+            finally:
+                running.terminate()
+    assert sorted(number for _, number in answers if number) == list(range(1, 61))

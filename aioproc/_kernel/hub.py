@@ -27,6 +27,7 @@ from aioproc._kernel.rights import RECEIVE_FLAGS, SEND_FLAGS, rights
 
 HELLO: Final = b"aioproc 1 hello"  # a newcomer
 BRING: Final = b"aioproc 1 names"  # an old member, with the table of names
+ASIDE: Final = b", no place on the roll"  # after either: of a member that nobody should wait for
 WELCOME: Final = b"aioproc 1 welcome"  # from the hub, with the table of names and a place on the roll
 REFUSED: Final = b"!"  # from the hub, with the reason
 ROLL: Final = ".members"  # the roll's file name is the socket's and this
@@ -53,9 +54,10 @@ def vacant(roll: int) -> bool:
 
 def understood(packet: bytes, descriptors: list[int]) -> Word:
     """What somebody says who has not spoken before."""
-    if packet == HELLO and not descriptors:
+    word = packet.removesuffix(ASIDE)
+    if word == HELLO and not descriptors:
         return "hello"
-    if packet == BRING and names.fits(descriptors):
+    if word == BRING and names.fits(descriptors):
         return "bring"
     return "rubbish"
 
@@ -66,6 +68,7 @@ class Peer:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.state: Literal["silent", "waiting", "member"] = "silent"
+        self.on_roll = True
         self.deadline = time.monotonic() + SILENT_SECONDS
 
 
@@ -161,7 +164,7 @@ class Hub:
     def _hear(self, peer: Peer) -> None:
         room = socket.CMSG_SPACE(4 * (names.DESCRIPTORS + 1))
         try:
-            packet, ancillary, _, _ = peer.sock.recvmsg(len(BRING) + 16, room, RECEIVE_FLAGS)
+            packet, ancillary, _, _ = peer.sock.recvmsg(len(BRING + ASIDE) + 1, room, RECEIVE_FLAGS)
         except BlockingIOError:
             return
         except OSError:
@@ -175,7 +178,7 @@ class Hub:
         if word == "rubbish":  # so is the end
             self._drop(peer)
         else:
-            peer.state = "waiting"
+            peer.state, peer.on_roll = "waiting", not packet.endswith(ASIDE)
 
     def _settle(self) -> None:
         """Drop who is silent for too long, welcome who can be welcomed."""
@@ -194,7 +197,8 @@ class Hub:
         try:
             place = os.open(f"/proc/self/fd/{self.roll}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
-                along = [*(handle.fileno() for handle in table.handles), place]
+                along = [handle.fileno() for handle in table.handles]
+                along += [place] if peer.on_roll else []
                 peer.sock.sendmsg([WELCOME], rights(*along), SEND_FLAGS)
                 peer.state = "member"
             finally:
@@ -232,7 +236,7 @@ def _file(name: str) -> tuple[int, int] | None:
 
 def _refuse(sock: socket.socket, reason: str) -> None:
     try:
-        sock.recv(len(HELLO), RECEIVE_FLAGS)  # closed with this unread, it would be reset and hear nothing
+        sock.recv(1, RECEIVE_FLAGS)  # closed with this unread, it would be reset and hear nothing
     except OSError:
         pass
     try:

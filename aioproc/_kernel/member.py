@@ -38,7 +38,7 @@ class Member:
         self.connection = Handle(-1)
         self.on_roll = True
         self._roll: Handle | None = None
-        self._welcome_due = False
+        self.welcome_due = False
 
     def knock(self) -> None:
         """Connect, and say who comes; blocks while a hub is started. Its answer is for `welcomed`."""
@@ -57,13 +57,14 @@ class Member:
     def _greet(self, connection: Handle) -> None:
         self.connection.close()
         self.connection = connection
-        self._welcome_due = True
+        self.welcome_due = True
+        aside = b"" if self.on_roll else hub.ASIDE
         try:
             if self.names is None:
-                SocketView(connection).send(hub.HELLO, SEND_FLAGS)
+                SocketView(connection).send(hub.HELLO + aside, SEND_FLAGS)
             else:
                 along = rights(*[handle.fileno() for handle in self.names.handles])
-                SocketView(connection).sendmsg([hub.BRING], along, SEND_FLAGS)
+                SocketView(connection).sendmsg([hub.BRING + aside], along, SEND_FLAGS)
         except (BrokenPipeError, ConnectionResetError):
             pass  # `welcomed` says so
 
@@ -79,12 +80,13 @@ class Member:
         if packet.startswith(hub.REFUSED):
             bundle.close_all(descriptors)
             raise OSError(errno.ECONNREFUSED, packet[1:].decode(errors="replace"), self.path)
-        if packet != hub.WELCOME or len(descriptors) != DESCRIPTORS + 1:
+        if packet != hub.WELCOME or len(descriptors) != DESCRIPTORS + self.on_roll:
             bundle.close_all(descriptors)
             if packet == hub.WELCOME:
                 raise OSError(errno.EMFILE, "no free file descriptor for a meeting")
             raise OSError(errno.EPROTO, "this is no hub of aioproc's, or another version's", self.path)
-        self._adopt(Names(descriptors[:-1]), Handle(descriptors[-1], forks=False))
+        roll = Handle(descriptors.pop(), forks=False) if self.on_roll else None
+        self._adopt(Names(descriptors), roll)
 
     def _received(self) -> tuple[bytes, list[int]]:
         room = socket.CMSG_SPACE(4 * (DESCRIPTORS + 1))
@@ -97,8 +99,8 @@ class Member:
             raise EOFError("the hub has ended")
         return packet, bundle.received(ancillary)
 
-    def _adopt(self, table: Names, roll: Handle) -> None:
-        self._welcome_due = False
+    def _adopt(self, table: Names, roll: Handle | None) -> None:
+        self.welcome_due = False
         if self.names is None:
             self.names = table
         else:
@@ -107,8 +109,6 @@ class Member:
         if self._roll is not None:
             self._roll.close()
         self._roll = roll
-        if not self.on_roll:
-            roll.close()
 
     def stirred(self) -> None:
         """An attempt that succeeds when `tend` has something to do."""
@@ -129,7 +129,7 @@ class Member:
         before = self.connection
         for _ in range(ATTEMPTS):
             try:
-                if self._welcome_due:
+                if self.welcome_due:
                     self.welcomed()
                 else:
                     self._received()
