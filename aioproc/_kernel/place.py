@@ -94,6 +94,8 @@ class Place(Private):
             return
         self._recover(ready)
         self._post()
+        if self._source.back.fileno() not in ready:
+            raise BlockingIOError
         self._source.take()
 
     def _arrived(self, ready: dict[int, int]) -> bool:
