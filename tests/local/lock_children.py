@@ -110,10 +110,11 @@ def compete(lock: Any, shared: Shared, number: int, others: int) -> None:
     Count the turns, and the times this process slept.
     """
     line = getattr(lock, "_tokens", None) or lock.aio._line
-    while not shared[0]:
+    parent = os.getppid()
+    while not shared[0] and os.getppid() == parent:
         with lock:
             shared[1 + number] += 1
-            while line.waiting < others and not shared[0]:
+            while line.waiting < others and not shared[0] and os.getppid() == parent:
                 os.sched_yield()
     shared[1 + len(shared) // 2 + number] = voluntary_switches()
 

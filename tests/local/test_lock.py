@@ -355,10 +355,12 @@ async def competed(kind: Any, others: int, seconds: float = 1.0) -> tuple[list[i
     work = [make("fork", children.compete, kind.sync, shared, number, others) for number in range(32)]
     for process in work:
         await process.start()
-    while not all(shared[1 + number] for number in range(32)):
-        await anyio.sleep(0.01)
-    await anyio.sleep(seconds)
-    shared[0] = 1
+    try:
+        while not all(shared[1 + number] for number in range(32)):
+            await anyio.sleep(0.01)
+        await anyio.sleep(seconds)
+    finally:
+        shared[0] = 1
     for process in work:
         await process.result()
     half = 1 + len(shared) // 2
