@@ -12,7 +12,7 @@ import pickle
 import reprlib
 import socket
 import sys
-from collections.abc import Callable, MutableSequence, Sequence
+from collections.abc import Callable, Iterable, MutableSequence, Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final
 
@@ -67,7 +67,8 @@ def pickled(obj: object) -> bytes:
     pickler.dispatch_table = _Tables.plain
     try:
         pickler.dump(obj)
-        _check_reach([file.getvalue()])
+        if _Tables.main_is_out_of_reach:
+            _check_reach([file.getvalue()])
     except (pickle.PicklingError, AttributeError, TypeError) as failure:
         return _by_value(obj, None, failure)
     return file.getvalue()
@@ -114,7 +115,8 @@ class _Writer:
             self._known, self._pickler.dispatch_table = _Tables.known, _Tables.message
         try:
             self._pickler.dump(obj)
-            _check_reach(self._pieces)
+            if _Tables.main_is_out_of_reach:
+                _check_reach(filter(_is_frame, self._pieces))
         except (pickle.PicklingError, AttributeError, TypeError) as failure:
             buffers: list[memoryview] = []
             return [_by_value(obj, _keeper(buffers), failure)], buffers
@@ -169,10 +171,15 @@ def _by_value(
     return file.getvalue()
 
 
-def _check_reach(pieces: Sequence[bytes]) -> None:
+def _check_reach(pieces: Iterable[bytes]) -> None:
     """PicklingError for names of a main module that no child can import: a notebook's, or ``python -c``."""
-    if _Tables.main_is_out_of_reach and any(b"__main__" in piece for piece in pieces):
+    if any(b"__main__" in piece for piece in pieces):
         raise pickle.PicklingError("it names something of __main__, which no other process can import here")
+
+
+def _is_frame(piece: bytes) -> bool:
+    """Whether it is a frame of the pickle, and not large bytes as they are: a frame has about 64 KiB."""
+    return len(piece) < 2 * OUT_OF_BAND_BYTES
 
 
 class _Tables:

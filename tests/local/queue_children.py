@@ -89,13 +89,15 @@ def until_told(connection: Any) -> None:
     connection.recv()
 
 
+_waited: dict[str, int] = {}  # nanoseconds by thread; those that have ended count as well
+
+
 def _waited_for_a_cpu() -> float:
     """Seconds that threads of this process were ready to run and the machine was busy with others."""
-    waited = 0
     for thread in os.listdir("/proc/self/task"):
         with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/schedstat") as stat:
-            waited += int(stat.read().split()[1])
-    return waited / 1e9
+            _waited[thread] = int(stat.read().split()[1])
+    return sum(_waited.values()) / 1e9
 
 
 class Ticks:
