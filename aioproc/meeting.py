@@ -19,7 +19,7 @@ from aioproc._kernel.bundle import close_all
 from aioproc._kernel.member import ATTEMPTS, Member
 from aioproc._kernel.names import Entry
 from aioproc._kernel.parcel import pack, unpack
-from aioproc._kernel.waiting import in_thread, shielded, spawned, until, until_blocking
+from aioproc._kernel.waiting import checkpoint, in_thread, shielded, spawned, until, until_blocking
 from aioproc.local import barrier, event, joinable_queue, lock, queue, semaphore
 
 __all__ = ["meet", "meet_sync"]
@@ -211,6 +211,7 @@ class Meeting(_Face):
         """
         import anyio
 
+        await checkpoint()
         self._enter()
         try:
             await self._join()

@@ -215,7 +215,9 @@ class Tokens(Private):
     # When a holder dies
 
     def pipes(self) -> list[Handle]:
-        """The reading ends of the tokens' pipes."""
+        """The reading ends of the tokens' pipes; without tokens none, for all would have hung up."""
+        if not self.count:
+            return []
         if not self._pipes:
             _, pipes, _, _, ledger = self._shared
             with no_fork:
