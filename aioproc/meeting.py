@@ -392,7 +392,7 @@ def meet(path: str | os.PathLike[str]) -> Meeting:
 
     If cancelled: Not entered.
     If a peer dies: Nothing but what its objects promise; a killed hub is replaced, with all names.
-    Cost: To enter, five system calls where a hub runs; some 40 ms where it has to be started.
+    Cost: To enter, a few system calls where a hub runs; the start of a small Python process where none does.
 
     >>> async def main(path):
     ...     async with meet(path) as hub:
