@@ -33,7 +33,6 @@ NEVER_BLOCKING = {  # every socket call there has MSG_DONTWAIT, which blockbuste
     "_kernel/ticket.py": {"redeem", "put"},
     "_kernel/round.py": {"_packet", "verdict", "give", "arrive", "break_"},
 }
-GAP_SECONDS = 0.25  # a loop held up for longer than this fails `lively`; tests that promise less say so
 
 
 @pytest.fixture(params=list(BACKENDS))
@@ -138,21 +137,3 @@ def blocked_loop_guard() -> Iterator[BlockBuster]:
         guard.functions["os.path.abspath"].can_block_in("aioproc/meeting.py", {"__init__"})
         guard.functions["os.write"].can_block_in("process_targets.py", {"tell"})
         yield guard
-
-
-@pytest.fixture
-async def lively() -> AsyncIterator[None]:
-    """The loop ticks every millisecond during the test; no gap may exceed GAP_SECONDS."""
-    gaps = [0.0]
-
-    async def tick() -> None:
-        while True:
-            before = anyio.current_time()
-            await anyio.sleep(0.001)
-            gaps.append(anyio.current_time() - before)
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(tick)
-        yield
-        group.cancel_scope.cancel()
-    assert max(gaps) < GAP_SECONDS, f"the loop was held up for {max(gaps):.3f} s"
