@@ -105,6 +105,8 @@ async def task_guard() -> AsyncIterator[None]:
     """After an async test: no task more than before."""
     before = _tasks()
     yield
+    if _tasks() - before:
+        await anyio.wait_all_tasks_blocked()  # what was cancelled has yet to take its last step
     left = _tasks() - before
     assert not left, f"tasks left: {left}"
 

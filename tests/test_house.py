@@ -290,5 +290,5 @@ def test_docstring(example: doctest.DocTest) -> None:
     """The example in a docstring does what it says, in at most eight lines of code."""
     assert sum(len(step.source.splitlines()) for step in example.examples) <= 8
     said: list[str] = []
-    doctest.DocTestRunner().run(example, out=said.append)
+    doctest.DocTestRunner(verbose=False).run(example, out=said.append)
     assert not said, "".join(said)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from aioproc._kernel.child import Child
 from aioproc._kernel.launch import LAUNCHES, Launch
+from aioproc._kernel.waiting import shielded
 
 STARTS_AT_ONCE: Final = 4  # more threads would only fight for the interpreter
 EXIT_GRACE_SECONDS: Final = 5.0
@@ -47,26 +48,69 @@ def _register(child: Child, launch: Launch) -> None:
 
 
 async def _in_a_thread(launch: Launch) -> None:
+    """Launch in a thread; a cancellation is heard once the thread has undone what it did."""
     import anyio
 
-    guard, abandoned, done = threading.Lock(), False, False
-
-    def work() -> None:
-        nonlocal done
-        launch.launch()
-        with guard:
-            done = True
-            if abandoned:
-                _undo(launch)
-
+    run = _Run(launch)
     try:
-        await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=_limiter())
+        await anyio.to_thread.run_sync(run.work, abandon_on_cancel=True, limiter=_limiter())
     except BaseException:  # a cancellation; trio also raises KeyboardInterrupt here
-        with guard:
-            abandoned = True
-            if done:
-                _undo(launch)
+        if run.leave():
+            await shielded(run.undone.wait)
         raise
+
+
+class _Run:
+    """A launch in a thread, which undoes it if nobody waits for it any more."""
+
+    def __init__(self, launch: Launch) -> None:
+        import anyio
+        from anyio.lowlevel import current_token
+
+        self._launch = launch
+        self._token = current_token()
+        self._guard = threading.Lock()
+        self._state = "new"
+        self._left = False
+        self.undone = anyio.Event()
+
+    def work(self) -> None:
+        """Launch (in the thread)."""
+        with self._guard:
+            if self._left:
+                return
+            self._state = "running"
+        try:
+            self._launch.launch()
+        except BaseException:
+            self._end(undo=False)
+            raise
+        self._end(undo=True)
+
+    def _end(self, undo: bool) -> None:
+        with self._guard:
+            self._state = "launched" if undo else "failed"
+            if not self._left:
+                return
+        if undo:
+            _undo(self._launch)
+        self._tell()
+
+    def _tell(self) -> None:
+        from anyio import from_thread
+
+        try:
+            from_thread.run_sync(self.undone.set, token=self._token)
+        except RuntimeError:  # the loop has not waited, and is gone
+            pass
+
+    def leave(self) -> bool:
+        """Nobody waits any more (in the loop); True while the thread is about to undo it."""
+        with self._guard:
+            self._left = True
+            if self._state == "launched":
+                _undo(self._launch)
+            return self._state == "running"
 
 
 def _undo(launch: Launch) -> None:
