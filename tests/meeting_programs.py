@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -72,13 +73,26 @@ async def _stay(path: str) -> None:
 
 
 def many(path: str, number: str) -> None:
-    """Ten objects, some shared by all and some of this process alone; stay until the end of input."""
-    with aioproc.meet_sync(path) as hub:
-        for each in range(5):
-            hub.Lock(f"lock {each}")
-            hub.Queue(f"{number} {each}")
-        hub.Semaphore("arrived", 0).release()
+    """Ten objects, some shared by all and some of this process alone, until told to leave; and once more.
+
+    Tell how many descriptors are open before, and after each time.
+    """
+    tell_descriptors()
+    for _ in range(2):
+        with aioproc.meet_sync(path) as hub:
+            for each in range(5):
+                hub.Lock(f"lock {each}")
+                hub.Queue(f"{number} {each}").put(each)
+            print("in", flush=True)
+            sys.stdin.readline()
+        del hub
+        tell_descriptors()
         sys.stdin.readline()
+
+
+def tell_descriptors() -> None:
+    gc.collect()
+    print(len(os.listdir("/proc/self/fd")), flush=True)
 
 
 def killed(path: str, steps: str) -> None:

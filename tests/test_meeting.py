@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import random
-import select
-import shutil
+import re
 import signal
 import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from zipfile import ZipFile
 
 import anyio
 import psutil
@@ -26,50 +28,12 @@ import aioproc
 from aioproc._kernel import door, names
 from aioproc._kernel import hub as hubs
 from aioproc._kernel.rights import rights
+from tests.hubs import ended, hubs_at, kill_hub, meeting_place
+
+path = pytest.fixture(meeting_place, name="path")
 
 ROOT = Path(__file__).parent.parent
 ONE_LOOP = pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": False})], ids=["asyncio"])
-
-
-def hubs_at(path: str) -> list[psutil.Process]:
-    """The hubs that live at a path."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        line = process.info["cmdline"] or []
-        if path in line and any("_kernel.hub" in word for word in line):
-            found.append(process)
-    return found
-
-
-def ended(process: psutil.Process) -> bool:
-    """Wait until a process that is no child of ours has ended; whether it did in time."""
-    try:
-        watch = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([watch], [], [], 10)[0])
-    finally:
-        os.close(watch)
-
-
-def kill_hub(path: str) -> None:
-    """SIGKILL the hub at a path, and wait until it is gone."""
-    (hub,) = hubs_at(path)
-    hub.kill()
-    assert ended(hub)
-
-
-@pytest.fixture
-def path() -> Iterator[str]:
-    """Where to meet; afterwards the hub has ended and its files are gone."""
-    folder = tempfile.mkdtemp()
-    where = os.path.join(folder, "hub")
-    yield where
-    all_ended = all(map(ended, hubs_at(where)))
-    left = os.listdir(folder)
-    shutil.rmtree(folder)
-    assert (all_ended, left) == (True, [])
 
 
 def program(*words: str) -> subprocess.Popen[str]:
@@ -595,19 +559,24 @@ def test_full() -> None:
 # Programs of all sorts
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_two_hundred(path: str) -> None:
-    """200 processes with ten objects each, half of them shared: no descriptor is left in hub or member."""
-    with aioproc.meet_sync(path) as hub:
-        (process,) = hubs_at(path)
-        arrived = hub.Semaphore("arrived", 0)
-        before, own = open_in(process, path), len(os.listdir("/proc/self/fd"))
-        with programs(*[("many", path, f"{number}") for number in range(200)]):
-            for _ in range(200):
-                assert arrived.acquire(timeout=120)
-            assert len(hubs_at(path)) == 1
-        assert open_in(process, path) == before
+@pytest.mark.parametrize("count", [6, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(300)])])
+def test_many(path: str, count: int) -> None:
+    """All come, each with ten objects, leave, and come again: no descriptor is left in hub or any member."""
+    with aioproc.meet_sync(path):
+        (hub,) = hubs_at(path)
+        before, own = open_in(hub, path), len(os.listdir("/proc/self/fd"))
+        with programs(*[("many", path, f"{number}") for number in range(count)]) as all_:
+            theirs = [line_of(each) for each in all_]
+            for _ in range(2):
+                assert {line_of(each) for each in all_} == {"in"}
+                assert hubs_at(path) == [hub]
+                for each in all_:
+                    nudge(each)
+                assert [line_of(each) for each in all_] == theirs
+                assert open_in(hub, path) == before
+                for each in all_:
+                    nudge(each)
+        assert open_in(hub, path) == before
         assert len(os.listdir("/proc/self/fd")) == own
 
 
@@ -615,34 +584,55 @@ def sold(outputs: list[str]) -> list[int]:
     return sorted(int(word) for output in outputs for word in output.split())
 
 
-def environment() -> dict[str, str]:
-    """Programs find the repository's aioproc, wherever they are."""
-    return os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    }
+def environment(*folders: Path) -> dict[str, str]:
+    """Programs find the repository's aioproc, wherever they are, and what was installed here."""
+    there = [*map(str, folders), str(ROOT), os.environ.get("PYTHONPATH")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, there))}
 
 
-def starters(folder: Path) -> dict[str, list[str]]:
+WHEEL = {
+    "sellers.py": "from tests.meeting_programs import main\n",
+    "sellers-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: sellers\nVersion: 1\n",
+    "sellers-1.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    "sellers-1.dist-info/entry_points.txt": "[console_scripts]\nsell = sellers:main\n",
+    "sellers-1.dist-info/RECORD": "",
+}
+
+
+def installed(folder: Path) -> str:
+    """Install a package with a console script, by pip; the script's path."""
+    if find_spec("pip") is None:
+        pytest.skip("pip is not installed")
+    wheel = folder / "sellers-1-py3-none-any.whl"
+    with ZipFile(wheel, "w") as file:
+        for name, text in WHEEL.items():
+            file.writestr(name, text)
+    options = ["-q", "--no-deps", "--no-index", "--disable-pip-version-check", "--root-user-action=ignore"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(folder), str(wheel)]
+    subprocess.run(command, check=True, timeout=50)
+    return str(folder / "bin" / "sell")
+
+
+def command_of(way: str, folder: Path) -> list[str]:
     """How people start programs."""
-    script = folder / "sell"
-    script.write_text(f"#!{sys.executable}\nfrom tests.meeting_programs import main\nmain()\n")
-    script.chmod(0o755)
-    return {
-        "subprocess": [sys.executable, str(ROOT / "tests" / "meeting_programs.py")],
-        "python -m": [sys.executable, "-m", "tests.meeting_programs"],
-        "console script": [str(script)],
-    }
+    if way == "subprocess":
+        return [sys.executable, str(ROOT / "tests" / "meeting_programs.py")]
+    if way == "python -m":
+        return [sys.executable, "-m", "tests.meeting_programs"]
+    return [installed(folder)]
 
 
 @pytest.mark.parametrize("way", ["subprocess", "python -m", "console script"])
 def test_tickets(path: str, way: str, tmp_path: Path) -> None:
     """Programs started this way sell tickets together under one lock, and none twice."""
     (tmp_path / "left").write_text("200")
-    command = [*starters(tmp_path)[way], "sell", path, str(tmp_path), "4"]
+    command = [*command_of(way, tmp_path), "sell", path, str(tmp_path), "4"]
     with ExitStack() as stack:
         sellers = [
             stack.enter_context(
-                subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+                subprocess.Popen(
+                    command, cwd=ROOT, env=environment(tmp_path), stdout=subprocess.PIPE, text=True
+                )
             )
             for _ in range(4)
         ]
@@ -688,3 +678,25 @@ def test_web_servers(path: str, kind: str, tmp_path: Path) -> None:
             finally:
                 running.terminate()
     assert sorted(number for _, number in answers if number) == list(range(1, 61))
+
+
+def test_the_how_to(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page's two programs, a server's lifespan and a script beside the server, do what it says."""
+    page = (ROOT / "docs" / "howto" / "share_between_workers.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    server, script = (block.replace("/run/user/1000/shop.sock", path) for block in blocks)
+    shown: dict[str, Any] = {}
+    exec(server, shown)
+
+    async def serve() -> None:
+        app = SimpleNamespace(state=SimpleNamespace())
+        async with shown["lifespan"](app):
+            for order in "tea", "milk":
+                await shown["buy"](app, order)
+            assert app.state.limit.get_value() == 5
+            assert not app.state.tickets.locked()
+            app.state.jobs.shutdown()
+            await anyio.to_thread.run_sync(exec, script, {})
+
+    anyio.run(serve)
+    assert capsys.readouterr().out == "tea\nmilk\n"

@@ -14,17 +14,29 @@ SYSTEM_CALLS = {
     *("open", "close", "dup", "pipe2", "flock", "ioctl", "poll", "register", "modify"),
     *("eventfd", "eventfd_read", "eventfd_write", "fstat"),
 }
+HUB_CALLS = SYSTEM_CALLS | {
+    *("fork", "signal", "dup2", "setrlimit", "set_inheritable", "lstat", "unlink", "read"),
+    *("_accept", "getsockopt", "setblocking", "unregister"),
+}
 
 
-def kill_before_call(number: int) -> None:
-    """From now on, this process dies before its so-many-th system call."""
+def kill_before_call(number: int, calls: set[str] = SYSTEM_CALLS, note: str | None = None) -> None:
+    """From now on, this process dies before its so-many-th system call.
+
+    Args:
+        number: Which.
+        calls: What counts as one.
+        note: A file that it leaves as it dies.
+    """
     left = number
 
     def count(frame: Any, event: str, function: Any) -> None:
         nonlocal left
-        if event == "c_call" and function.__name__ in SYSTEM_CALLS:
+        if event == "c_call" and function.__name__ in calls:
             left -= 1
             if not left:
+                if note is not None:
+                    os.close(os.open(note, os.O_CREAT | os.O_WRONLY))
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.setprofile(count)
