@@ -22,6 +22,8 @@ myst_heading_anchors = 3
 
 html_theme = "furo"
 html_title = "aioproc"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 
 default_role = "py:obj"  # a link where there is something to link to
 autodoc_typehints = "description"
