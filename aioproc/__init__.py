@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from aioproc.local.rlock import RLock
     from aioproc.local.semaphore import BoundedSemaphore, Semaphore
     from aioproc.local.simple_queue import SimpleQueue
-    from aioproc.meeting import meet, meet_sync
+    from aioproc.meeting import meet
+    from aioproc.meeting_sync import meet_sync
     from aioproc.orders import PoolStats, WorkerStats
     from aioproc.pool import AsyncPool, AsyncResult
 
@@ -94,7 +95,8 @@ _HOMES = {
     "aioproc.local.rlock": ("RLock",),
     "aioproc.local.condition": ("Condition",),
     "aioproc.local.barrier": ("Barrier",),
-    "aioproc.meeting": ("meet", "meet_sync"),
+    "aioproc.meeting": ("meet",),
+    "aioproc.meeting_sync": ("meet_sync",),
 }
 _home_of = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -136,6 +136,6 @@ def blocked_loop_guard() -> Iterator[BlockBuster]:
                 for file, callers in NEVER_BLOCKING.items():
                     function.can_block_in(file, callers)
         # A forked child has the guard as well, and its target is called by aioproc.
-        guard.functions["os.path.abspath"].can_block_in("aioproc/meeting.py", {"__init__"})
+        guard.functions["os.path.abspath"].can_block_in("aioproc/table.py", {"__init__"})
         guard.functions["os.write"].can_block_in("process_targets.py", {"tell"})
         yield guard

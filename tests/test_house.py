@@ -42,6 +42,8 @@ ENGINES = {
     "iteration",
     "results",
     "meeting",
+    "meeting_sync",
+    "table",
 }  # they speak packets themselves
 TOP = {"__init__", "testing"}
 
@@ -214,6 +216,7 @@ PUBLIC_MODULES = [
 ]
 # In a module's __all__ for its neighbours, yet no name for users, who have contexts for these.
 FOR_NEIGHBOURS = {
+    "Attendance",
     "ForkProcess",
     "ForkServerProcess",
     "Holding",

@@ -23,6 +23,7 @@ from zipfile import ZipFile
 import anyio
 import psutil
 import pytest
+from blockbuster import BlockBuster
 
 import aioproc
 from aioproc._kernel import door, names
@@ -300,6 +301,24 @@ def test_outside_the_main_thread(path: str) -> None:
             with pytest.raises(RuntimeError, match="given anew without this member"):
                 thread.submit(lambda: hub.Lock("lock")).result()
         thread.submit(hub.__exit__, None, None, None).result()
+
+
+@pytest.mark.anyio
+async def test_inside_the_loop_of_a_member(path: str, blocked_loop_guard: BlockBuster) -> None:
+    """`meet_sync` in the thread of a member's loop, just after a hub's death, is no deadlock."""
+    async with aioproc.meet(path) as hub:
+        await hub.Queue("jobs").put("old")
+        for times in range(2):
+            blocked_loop_guard.deactivate()
+            kill_hub(path)
+            with aioproc.meet_sync(path) as other:
+                assert other.Queue("jobs").get(timeout=10) == "old"
+                other.Queue("jobs").put("old")
+            blocked_loop_guard.activate()
+            await anyio.sleep(0.01 * times)
+        kill_hub(path)
+        async with aioproc.meet(path) as newcomer:
+            assert await newcomer.Queue("jobs").get(timeout=10) == "old"
 
 
 @ONE_LOOP

@@ -12,7 +12,10 @@ import errno
 import os
 import select
 import socket
-from typing import Final
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from aioproc._kernel import bundle, door, hub
 from aioproc._kernel.handle import Handle, SocketView
@@ -21,6 +24,18 @@ from aioproc._kernel.rights import RECEIVE_FLAGS, SEND_FLAGS, rights
 
 ATTEMPTS: Final = 20  # hubs in a row that may be killed before they answer
 _TEXT_BYTES: Final = 512
+
+T = TypeVar("T")
+
+
+class _Served(threading.local):
+    """The members that a loop of this thread sees to."""
+
+    def __init__(self) -> None:
+        self.members: weakref.WeakSet[Member] = weakref.WeakSet()
+
+
+_served = _Served()
 
 
 class Member:
@@ -39,6 +54,7 @@ class Member:
         self.on_roll = True
         self._roll: Handle | None = None
         self.welcome_due = False
+        self._tending = threading.Lock()  # by a thread of the loop's, or by who holds up the loop
 
     def knock(self) -> None:
         """Connect, and say who comes; blocks while a hub is started. Its answer is for `welcomed`."""
@@ -140,12 +156,23 @@ class Member:
                 self.knock()
         raise self.no_hub()
 
+    def tend_for_loop(self) -> None:
+        """`tend`, for a member whose loop was told by `served_by_loop`."""
+        with self._tending:
+            if not self.connection.closed:
+                self.tend()
+
+    def served_by_loop(self) -> None:
+        """A loop of this thread sees to this member."""
+        _served.members.add(self)
+
     def no_hub(self) -> OSError:
         """What to raise when one hub after the other has died."""
         return OSError(errno.ECONNRESET, f"{ATTEMPTS} hubs in a row died before they answered", self.path)
 
     def leave(self) -> None:
         """Close everything; the hub ends after the last one."""
+        _served.members.discard(self)
         self.connection.close()
         if self._roll is not None:
             self._roll.close()
@@ -161,3 +188,24 @@ class Member:
                 f"the names of {os.path.basename(self.path)} were given anew without this member"
             )
         return self.names
+
+
+def wait_beside_loop(attempt: Callable[[], T], member: Member) -> T:
+    """Run an attempt until it succeeds, asleep in this thread while the member's hub says nothing.
+
+    A loop that this thread would run is asleep with it, so what that would do for other members is done here:
+    the hub may be waiting for one of them.
+    """
+    while True:
+        try:
+            return attempt()
+        except BlockingIOError:
+            pass
+        poll = select.poll()
+        poll.register(member.connection.fileno(), select.POLLIN)
+        others = {each.connection.fileno(): each for each in _served.members if not each.connection.closed}
+        for fd in others:
+            poll.register(fd, select.POLLIN)
+        for fd, _ in poll.poll():
+            if fd in others:
+                others[fd].tend_for_loop()
