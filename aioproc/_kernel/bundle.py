@@ -20,14 +20,18 @@ from aioproc._kernel.rights import INT, RECEIVE_FLAGS, SEND_FLAGS, rights
 DIRECT_DESCRIPTORS: Final = 16  # more than these are bundled
 _PER_MESSAGE: Final = 253  # SCM_MAX_FD
 _CHECK_SECONDS: Final = 0.001
+_TRUST_SECONDS: Final = 0.00002  # in which nobody opens as many as the margin
 _MARGIN: Final = 64
 
 _limit = 0  # how many descriptors there may be, looked up once a millisecond
 _limit_until = 0.0
+free_until = 0.0  # by time.monotonic; until then there is room
 
 
 def received(messages: Iterable[tuple[int, int, bytes]]) -> list[int]:
     """The descriptors that came along, as `recvmsg` tells."""
+    global free_until
+    free_until = 0.0
     found: list[int] = []
     for level, kind, data in messages:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -51,8 +55,10 @@ def need_free(descriptor: int) -> None:
     Raises:
         OSError: They might not, and the kernel would drop them.
     """
-    global _limit, _limit_until
+    global _limit, _limit_until, free_until
     now = monotonic()
+    if now < free_until:
+        return
     if now >= _limit_until:
         _limit, _limit_until = resource.getrlimit(resource.RLIMIT_NOFILE)[0], now + _CHECK_SECONDS
     try:
@@ -61,7 +67,9 @@ def need_free(descriptor: int) -> None:
         highest_free(1)  # says what is wrong
         raise
     os.close(free)
-    if free + _MARGIN >= _limit:
+    if free + _MARGIN < _limit:
+        free_until = now + _TRUST_SECONDS
+    else:
         highest_free(DIRECT_DESCRIPTORS + 2)
 
 

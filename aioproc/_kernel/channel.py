@@ -12,7 +12,9 @@ import struct
 import termios
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pickle import loads
+from time import monotonic
 from typing import Any, Final
 
 from aioproc._kernel import bundle, memory
@@ -61,15 +63,14 @@ class Channel:
             BrokenPipeError: Nobody can receive any more.
             OSError: No descriptor is free for what must go along; nothing was sent.
         """
-        if parcel.packet is None:
-            seal(parcel)
+        packet = parcel.packet or seal(parcel)
         along = parcel.rights if tail is None else (*parcel.rights, tail)
         sock = self._socket if self._socket is not None and self.handle._fd >= 0 else self._borrow()
         if not along:
-            sock.send(parcel.packet, SEND_FLAGS)  # type: ignore[arg-type]
+            sock.send(packet, SEND_FLAGS)
             return
         try:
-            sock.sendmsg([parcel.packet], rights(*[handle.fileno() for handle in along]), SEND_FLAGS)  # type: ignore[list-item]
+            sock.sendmsg([packet], rights(*[handle.fileno() for handle in along]), SEND_FLAGS)
         except OSError as error:
             if error.errno == errno.ETOOMANYREFS:
                 raise BlockingIOError(errno.EAGAIN, "too many descriptors are on their way") from error
@@ -97,7 +98,8 @@ class Channel:
         """
         if self._kept:
             return self._kept.popleft()
-        bundle.need_free(self.handle.fileno())
+        if monotonic() >= bundle.free_until:
+            bundle.need_free(self.handle.fileno())
         sock = self._socket if self._socket is not None and self.handle._fd >= 0 else self._borrow()
         buffer = _buffers.pop() if _buffers else bytearray(PACKET_BYTES + 64)
         try:
@@ -184,25 +186,25 @@ def channel() -> tuple[Channel, Channel]:
     return Channel(Handle(left.detach())), Channel(Handle(right.detach()))
 
 
-def seal(parcel: Parcel) -> None:
+def seal(parcel: Parcel) -> bytes:
     """Make the packet; what is too long for one is copied into a file in memory here."""
-    if parcel.packet is not None:
-        return
-    pieces, handles = parcel.pieces, parcel.handles
-    if (
-        len(pieces) == 1
-        and len(pieces[0]) <= PACKET_BYTES
-        and not (parcel.buffers or handles or parcel.flags)
-    ):
-        parcel.packet = pieces[0]
-    else:
-        _seal_whole(parcel)
+    if parcel.packet is None:
+        pieces = parcel.pieces
+        if (
+            len(pieces) == 1
+            and len(pieces[0]) <= PACKET_BYTES
+            and not (parcel.buffers or parcel.handles or parcel.flags)
+        ):
+            parcel.packet = pieces[0]
+        else:
+            parcel.packet = _whole(parcel)
+    return parcel.packet
 
 
 async def sealed_in_loop(parcel: Parcel) -> None:
     """The same; if much must be copied, a thread does that."""
     if parcel.packet is None and parcel.nbytes > memory.IN_THREAD_BYTES:
-        await in_thread(lambda: seal(parcel))
+        await in_thread(partial(seal, parcel))
 
 
 def raw(data: Any) -> Parcel:
@@ -212,7 +214,7 @@ def raw(data: Any) -> Parcel:
     return parcel
 
 
-def _seal_whole(parcel: Parcel) -> None:
+def _whole(parcel: Parcel) -> bytes:
     flags = parcel.flags
     along: list[Handle] = list(parcel.handles)
     if parcel.buffers or sum(map(len, parcel.pieces)) > PACKET_BYTES:
@@ -228,7 +230,7 @@ def _seal_whole(parcel: Parcel) -> None:
         flags |= _BUNDLE
         along = [bundle.bundled(along)]
     parcel.rights = along
-    parcel.packet = body if not flags else _HEAD.pack(flags, count) + body
+    return body if not flags else _HEAD.pack(flags, count) + body
 
 
 def heavy(arrival: Arrival) -> bool:

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import weakref
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Callable, Iterator, MutableSequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -52,11 +52,14 @@ class Handle:
     If a peer dies: Nothing; the kernel closes its copies, not ours.
     """
 
-    __slots__ = ("__weakref__", "_fd", "lines")
+    __slots__ = ("__weakref__", "_fd", "lines", "standing")
+
+    stays = True  # registered after a wait, for the next; see `Line`
 
     def __init__(self, fd: int, *, forks: bool = True) -> None:
         self._fd = fd
         self.lines: dict[object, Line] = {}  # tasks that wait for this descriptor, a line per loop and event
+        self.standing: Line | None = None  # one that may be registered though nobody waits
         if not forks:
             self.keep_from_forks()
 
@@ -75,27 +78,47 @@ class Handle:
         return self._fd < 0
 
     def close(self) -> None:
-        """Close the descriptor; tasks of the running loop that wait for it are woken. Twice is harmless."""
+        """Close the descriptor; tasks of any loop that wait for it are woken. Twice is harmless."""
         fd, self._fd = self._fd, -1
-        if fd >= 0:
-            if self.lines:
-                self._wake(fd)
-            os.close(fd)
+        if fd < 0:
+            return
+        if not self._is_known() or self._wake(fd, lambda: self._close(fd)):
+            self._close(fd)
+
+    def _is_known(self) -> bool:
+        """Whether a loop may know of it."""
+        return bool(self.lines) or self.standing is not None
+
+    def _close(self, fd: int) -> None:
+        os.close(fd)
 
     def wake(self) -> None:
-        """Let tasks of the running loop that wait for it make another attempt."""
+        """Let tasks of any loop that wait for it make another attempt."""
         if self.lines:
             self._wake(self.fileno())
 
-    def _wake(self, fd: int) -> None:
-        for line in list(self.lines.values()):
-            line.wake()
+    def _wake(self, fd: int, then: Callable[[], None] | None = None) -> bool:
+        """Wake all; False when one can be told later only: in its loop's thread, ``then`` follows."""
+        standing, self.standing = self.standing, None
+        done = True
+        for line in {*self.lines.values(), *([] if standing is None else [standing])}:
+            if not line.wake(then if done else None):
+                done = False
         _wake_waiters(fd)
+        return done
 
     def detach(self) -> int:
         """Give the descriptor away: it is the caller's to close."""
-        fd, self._fd = self.fileno(), -1
+        fd = self.fileno()
+        if self._is_known():
+            self._wake(fd)
+        self._fd = -1
         return fd
+
+    def forget_waiting(self) -> None:
+        """Those who wait are not told when it is closed; in a forked child they are the parent's."""
+        self.lines.clear()
+        self.standing = None
 
     def __del__(self) -> None:
         self.close()
@@ -106,7 +129,7 @@ class Handle:
     def __reduce__(self) -> tuple[Any, ...]:
         if courier.outgoing is not None:
             courier.outgoing.append(self)
-            return _arrive, (len(courier.outgoing) - 1,)
+            return arrive, (len(courier.outgoing) - 1,)
         from multiprocessing import context, reduction
 
         if context.get_spawning_popen() is None:
@@ -129,7 +152,8 @@ class SocketView(socket.socket):
         self.detach()
 
 
-def _arrive(index: int) -> Handle:
+def arrive(index: int) -> Handle:
+    """A handle that came with the message which is being unpickled."""
     assert courier.incoming is not None, "unpickled outside of a message"
     fd, courier.incoming[index] = courier.incoming[index], -1
     return Handle(fd)
@@ -155,7 +179,7 @@ _never_in_forks: weakref.WeakSet[Handle] = weakref.WeakSet()
 
 def _close_in_forked_child() -> None:
     for handle in list(_never_in_forks):
-        handle.lines.clear()
+        handle.forget_waiting()
         handle.close()
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, MutableSequence, Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final
 
-from aioproc._kernel.handle import Handle, courier, handing_out
+from aioproc._kernel.handle import Handle, arrive, courier, handing_out
 
 OUT_OF_BAND_BYTES: Final = 64 * 1024  # buffers of this size and more travel beside the pickle
 _NUMBERS: Final = frozenset({int, float, bool, type(None)})
@@ -36,17 +36,14 @@ class Parcel:
         rights: The descriptors that are sent with the packet.
     """
 
-    __slots__ = ("buffers", "flags", "handles", "packet", "pieces", "rights")
+    buffers: Sequence[memoryview] = ()
+    handles: Sequence[Handle] = ()
+    flags = 0
+    packet: bytes | None = None
+    rights: Sequence[Handle] = ()
 
-    def __init__(
-        self, pieces: Sequence[Any], buffers: Sequence[memoryview] = (), handles: Sequence[Handle] = ()
-    ) -> None:
+    def __init__(self, pieces: Sequence[Any]) -> None:
         self.pieces = pieces
-        self.buffers = buffers
-        self.handles = handles
-        self.flags = 0
-        self.packet: bytes | None = None
-        self.rights: Sequence[Handle] = ()
 
     @property
     def nbytes(self) -> int:
@@ -79,14 +76,7 @@ def pack(obj: object) -> Parcel:
     kind = type(obj)
     if kind in _NUMBERS or (kind in _STRINGS and len(obj) < OUT_OF_BAND_BYTES // 4):  # type: ignore[arg-type]
         return Parcel((pickle.dumps(obj, 5),))
-    writer = _writers.pop() if _writers else _Writer()
-    handles: list[Handle] = []
-    before, courier.outgoing = courier.outgoing, handles
-    try:
-        pieces, buffers = writer.write(obj)
-    finally:
-        courier.outgoing = before
-    return Parcel(pieces, buffers, handles)
+    return (_writers.pop() if _writers else _Writer()).write(obj)
 
 
 def unpack(data: Any, buffers: Sequence[Any] = (), descriptors: MutableSequence[int] | None = None) -> Any:
@@ -105,29 +95,36 @@ class _Writer:
     def __init__(self) -> None:
         self._pieces = _Pieces()
         self._buffers: list[memoryview] = []
+        self._handles: list[Handle] = []
         self._pickler = pickle.Pickler(self._pieces, 5, buffer_callback=self._stays_inside)
         self._known = -1
 
-    def write(self, obj: object) -> tuple[Sequence[Any], Sequence[memoryview]]:
-        """The pieces and the large buffers of an object."""
+    def write(self, obj: object) -> Parcel:
+        """The object as a parcel."""
         if self._known != len(_EXTRA) + len(copyreg.dispatch_table):
             _Tables.learn()
-            self._known, self._pickler.dispatch_table = _Tables.known, _Tables.message
+            self._known = _Tables.known
+            self._pickler.dispatch_table = {**_Tables.message, Handle: self._goes_along}
         try:
             self._pickler.dump(obj)
             if _Tables.main_is_out_of_reach:
                 _check_reach(filter(_is_frame, self._pieces))
         except (pickle.PicklingError, AttributeError, TypeError) as failure:
-            buffers: list[memoryview] = []
-            return [_by_value(obj, _keeper(buffers), failure)], buffers
-        made: tuple[Sequence[Any], Sequence[memoryview]] = tuple(self._pieces), ()
+            return _parcel_by_value(obj, failure)  # and this writer is dropped: its pickle is half written
+        pieces = self._pieces
+        parcel = Parcel((pieces.pop(),) if len(pieces) == 1 else tuple(pieces))
+        pieces.clear()
         self._pickler.clear_memo()
-        self._pieces.clear()
         if self._buffers:
-            made = made[0], tuple(self._buffers)
-            self._buffers.clear()
-        _writers.append(self)  # one that failed is dropped: its pickle is half written
-        return made
+            parcel.buffers, self._buffers = self._buffers, []
+        if self._handles:
+            parcel.handles, self._handles = self._handles, []
+        _writers.append(self)
+        return parcel
+
+    def _goes_along(self, handle: Handle) -> tuple[Any, ...]:
+        self._handles.append(handle)
+        return arrive, (len(self._handles) - 1,)
 
     def _stays_inside(self, buffer: pickle.PickleBuffer) -> bool:
         return _stays_inside(buffer, self._buffers)
@@ -151,6 +148,18 @@ def _stays_inside(buffer: pickle.PickleBuffer, buffers: list[memoryview]) -> boo
 
 def _keeper(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
     return lambda buffer: _stays_inside(buffer, buffers)
+
+
+def _parcel_by_value(obj: object, failure: Exception) -> Parcel:
+    buffers: list[memoryview] = []
+    handles: list[Handle] = []
+    before, courier.outgoing = courier.outgoing, handles
+    try:
+        parcel = Parcel((_by_value(obj, _keeper(buffers), failure),))
+    finally:
+        courier.outgoing = before
+    parcel.buffers, parcel.handles = buffers, handles
+    return parcel
 
 
 def _by_value(

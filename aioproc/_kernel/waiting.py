@@ -8,6 +8,7 @@ Source: poll(2), epoll(7); anyio.wait_readable.
 
 from __future__ import annotations
 
+import os
 import select
 import sys
 import threading
@@ -44,23 +45,35 @@ class Line:
 
     Only the first is registered with the loop (a second registration is an error in anyio); when it leaves,
     for whatever reason, it wakes the next one. So each item wakes one task, however many wait.
+
+    After a wait that succeeded the registration may stay for the next one, because to make and undo it costs
+    as much as a message. It is undone as soon as the descriptor is ready and nobody waits.
     """
 
-    __slots__ = ("_asleep", "_loop", "_places", "_where")
+    __slots__ = ("_echo", "_echoes", "_fd", "_loop", "_pid", "_places", "_where", "_woken")
 
-    def __init__(self, where: dict[object, Line], key: tuple[object, Event]) -> None:
+    def __init__(self, where: dict[object, Line], key: tuple[object, Event], loop: Any) -> None:
         self._places: OrderedDict[object, anyio.Event | None] = OrderedDict()
         self._where = (where, key)
-        self._loop: Any = asyncio_loop()
-        self._asleep: tuple[int, Any] | None = None
+        self._loop = loop  # asyncio's, else None
+        self._pid = os.getpid()
+        self._fd = -1  # registered with the loop
+        self._woken: Any = None  # what the first one waits for
+        # asyncio polls again before it runs the task that was woken, and so tells the same thing twice
+        self._echoes = not type(loop).__module__.startswith("uvloop")
+        self._echo = False
 
     def __len__(self) -> int:
         return len(self._places)
 
+    def enter(self, place: object) -> None:
+        """Join the line as the first."""
+        self._places[place] = None
+
     async def turn(self, place: object) -> None:
         """Join the line and wait until everybody before has left."""
         if not self._places:
-            self._places[place] = None
+            self.enter(place)
             return
         import anyio
 
@@ -69,55 +82,94 @@ class Line:
 
     def leave(self, place: object) -> None:
         """Leave the line from any position; the new first one, if that changed, is woken."""
-        was_first = next(iter(self._places)) is place
-        del self._places[place]
-        if not self._places:
+        places = self._places
+        was_first = next(iter(places)) is place
+        del places[place]
+        if not places:
             where, key = self._where
             where.pop(key, None)
         elif was_first:
-            turn = next(iter(self._places.values()))
+            turn = next(iter(places.values()))
             assert turn is not None
             turn.set()
 
     async def ready(self, handle: Handle) -> None:
-        """Sleep until the descriptor is ready, or `wake`."""
-        event = self._where[1][1]
-        if self._loop is None:
-            import anyio
+        """Sleep until the descriptor is ready, or `wake`; it stays registered.
 
-            try:
-                await (anyio.wait_readable if event == "read" else anyio.wait_writable)(handle.fileno())
-            except anyio.ClosedResourceError:
-                handle.fileno()  # raises what a closed handle raises
+        If cancelled: It is not registered any more.
+        """
+        if self._loop is None:
+            await self._ready_anyhow(handle)
             return
-        fd, woken = handle.fileno(), self._loop.create_future()
-        self._asleep = fd, woken
-        (self._loop.add_reader if event == "read" else self._loop.add_writer)(fd, _set, woken)
+        fd = handle.fileno()
+        if self._fd != fd:
+            key = self._where[1]
+            (self._loop.add_reader if key[1] == "read" else self._loop.add_writer)(fd, self._stir)
+            self._fd = fd
+        self._woken = self._loop.create_future()
         try:
-            await woken
+            await self._woken
+        except BaseException:
+            self.unregister()
+            raise
         finally:
-            self._unregister()
+            self._woken = None
 
-    def _unregister(self) -> None:
-        if self._asleep is not None:
-            fd, woken = self._asleep
-            self._asleep = None  # at once: the number may soon be another descriptor's
+    async def _ready_anyhow(self, handle: Handle) -> None:
+        import anyio
+
+        try:
+            await (anyio.wait_readable if self._where[1][1] == "read" else anyio.wait_writable)(
+                handle.fileno()
+            )
+        except anyio.ClosedResourceError:
+            handle.fileno()  # raises what a closed handle raises
+
+    def _stir(self) -> None:
+        woken = self._woken
+        if self._echo:
+            self._echo = False  # if it was none, we are told again
+        elif woken is None:
+            self.unregister()
+        elif not woken.done():
+            woken.set_result(None)
+            self._echo = self._echoes
+
+    def unregister(self) -> None:
+        """Undo the registration, in the loop; who sleeps makes another attempt."""
+        fd, self._fd = self._fd, -1  # at once: the number may soon be another descriptor's
+        if fd >= 0 and not self._loop.is_closed():
             (self._loop.remove_reader if self._where[1][1] == "read" else self._loop.remove_writer)(fd)
-            _set(woken)
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
 
-    def wake(self) -> None:
-        """Let the first make another attempt."""
-        if self._loop is None:
-            return
-        if self._loop is asyncio_loop():
-            self._unregister()
-        elif not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._unregister)
+    @property
+    def is_gone(self) -> bool:
+        """Whether its loop has ended, or was another process's."""
+        return self._pid != os.getpid() or (self._loop is not None and self._loop.is_closed())
 
+    def wake(self, then: Callable[[], None] | None = None) -> bool:
+        """Undo the registration and let the first make another attempt; False if it happens later.
 
-def _set(woken: Any) -> None:
-    if not woken.done():
-        woken.set_result(None)
+        Args:
+            then: What to do afterwards, if it happens later: in the thread of the loop.
+        """
+        if self._loop is None or self.is_gone:
+            return True
+        if not self._loop.is_running() or self._loop is sys.modules["asyncio"]._get_running_loop():
+            self.unregister()
+            return True
+
+        def later() -> None:
+            self.unregister()
+            if then is not None:
+                then()
+
+        try:
+            self._loop.call_soon_threadsafe(later)
+        except RuntimeError:  # closed just now
+            return True
+        return False
 
 
 def asyncio_loop() -> Any:
@@ -153,11 +205,28 @@ def loop_key() -> object:
 
 
 def _line_of(handle: Handle, event: Event) -> Line:
-    key = (loop_key(), event)
+    loop = asyncio_loop()
+    key = (loop_key() if loop is None else loop, event)
     line = handle.lines.get(key)
     if line is None:
-        line = handle.lines.setdefault(key, Line(handle.lines, key))
+        line = handle.standing
+        if line is None or line._where[1] != key:
+            line = Line(handle.lines, key, loop)
+        handle.lines[key] = line
     return line
+
+
+def _leave(handle: Handle, line: Line, place: object, right: Right | None = None) -> None:
+    """Leave the line; when nobody is left in it, one line of a handle may stay registered."""
+    line.leave(place)
+    if line._fd < 0 or line:
+        return
+    if right is None and handle.stays and line._where[1][1] == "read":
+        other = handle.standing
+        if other is None or other is line or other._fd < 0 or other.is_gone:
+            handle.standing = line
+            return
+    line.unregister()
 
 
 async def checkpoint() -> None:
@@ -209,9 +278,20 @@ async def until(
             return attempt()
         except BlockingIOError:
             pass
-        if timeout is None and right_of() is None:
-            return await _first(attempt, handle, event)
+    return await until_later(attempt, handle, event, timeout, right_of)
+
+
+async def until_later(
+    attempt: Callable[[], T],
+    handle: Handle,
+    event: Event = "read",
+    timeout: float | None = None,
+    right_of: Callable[[], Right | None] = _needs_none,
+) -> T:
+    """As `until`, after an attempt that failed, or while other tasks wait for the handle."""
     right = right_of()
+    if timeout is None and right is None and not handle.lines:
+        return await _first(attempt, handle, event)
     if timeout is None:
         return await _in_line(attempt, handle, event, right)
     import anyio
@@ -219,6 +299,22 @@ async def until(
     with anyio.move_on_after(timeout):
         return await _in_line(attempt, handle, event, right)
     raise TimeoutError(f"not within {timeout} s")
+
+
+async def _first(attempt: Callable[[], T], handle: Handle, event: Event) -> T:
+    """Nobody waits before us, and an attempt has just failed."""
+    line = _line_of(handle, event)
+    place = object()
+    line.enter(place)
+    try:
+        while True:
+            await line.ready(handle)
+            try:
+                return attempt()
+            except BlockingIOError:
+                pass
+    finally:
+        _leave(handle, line, place)
 
 
 async def _in_line(attempt: Callable[[], T], handle: Handle, event: Event, right: Right | None) -> T:
@@ -236,20 +332,10 @@ async def _in_line(attempt: Callable[[], T], handle: Handle, event: Event, right
         try:
             return await _asleep(attempt, handle, line)
         finally:
+            line.unregister()
             right.release()
     finally:
-        line.leave(place)
-
-
-async def _first(attempt: Callable[[], T], handle: Handle, event: Event) -> T:
-    line = _line_of(handle, event)
-    place = object()
-    try:
-        await line.turn(place)
-        await line.ready(handle)
-        return await _asleep(attempt, handle, line)
-    finally:
-        line.leave(place)
+        _leave(handle, line, place, right)
 
 
 async def _asleep(attempt: Callable[[], T], handle: Handle, line: Line) -> T:
@@ -302,7 +388,7 @@ def _asleep_blocking(attempt: Callable[[], T], handle: Handle, event: Event, dea
         poll.poll(None if left is None else left * 1000)
 
 
-async def in_thread(work: Callable[[], None]) -> None:
+async def in_thread(work: Callable[[], object]) -> None:
     """Let a thread do it, to the end, whatever is cancelled: for copies that would hold up the loop."""
     import anyio
 

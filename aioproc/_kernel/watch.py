@@ -8,7 +8,7 @@ from __future__ import annotations
 import select
 from typing import Final
 
-from aioproc._kernel.handle import Handle, _wake_waiters
+from aioproc._kernel.handle import Handle
 
 READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT
@@ -20,6 +20,8 @@ class Watch(Handle):
     """A private epoll descriptor; give it to `until`, and ask `ready` in the attempt."""
 
     __slots__ = ("_epoll",)
+
+    stays = False  # what changes behind it would wake those who do not wait
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -35,9 +37,5 @@ class Watch(Handle):
         """What is ready now: descriptor to events."""
         return dict(self._epoll.poll(0))
 
-    def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            if self.lines:
-                _wake_waiters(fd)
-            self._epoll.close()
+    def _close(self, fd: int) -> None:
+        self._epoll.close()

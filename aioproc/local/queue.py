@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from aioproc._kernel.channel import opened, sealed_in_loop
 from aioproc._kernel.parcel import pack
 from aioproc._kernel.store import Store
-from aioproc._kernel.waiting import checkpoint, spent, until, until_blocking
+from aioproc._kernel.waiting import checkpoint, spent, until, until_blocking, until_later
 from aioproc.errors import queue_error
 
 __all__ = ["Queue", "SyncQueue"]
@@ -183,11 +183,19 @@ class Queue(_Face, Generic[T]):
         If a peer dies: Whole items stay; a half-sent one is never seen.
         Cost: One system call when an item is ready, else one wake-up more; seven calls when bounded.
         """
+        if spent():
+            await checkpoint()
         store = self._store
+        handle = store.reader.handle
         try:
-            arrival = await until(
-                store.take, store.reader.handle, "read", timeout if block else 0, store.right_to_get
-            )
+            try:
+                if handle.lines:  # others wait before us
+                    raise BlockingIOError
+                arrival = store.take()
+            except BlockingIOError:
+                arrival = await until_later(
+                    store.take, handle, "read", timeout if block else 0, store.right_to_get
+                )
         except TimeoutError:
             raise queue_error("Empty", self._lean)("no item in time") from None
         except EOFError:

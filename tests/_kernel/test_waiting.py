@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from aioproc._kernel.handle import Handle
-from aioproc._kernel.waiting import BUDGET_OPERATIONS, until, until_blocking
+from aioproc._kernel.waiting import BUDGET_OPERATIONS, asyncio_loop, until, until_blocking
 
 pytestmark = pytest.mark.anyio
 
@@ -161,3 +165,104 @@ async def test_two_loops_wait_for_one_handle(counter: Counter) -> None:
         counter.give()
     await anyio.to_thread.run_sync(thread.join)
     assert got == [1, 1]
+
+
+async def test_a_wait_that_follows_another_registers_nothing(counter: Counter) -> None:
+    """The registration of a wait that succeeded serves the next one."""
+    loop = asyncio_loop()
+    if loop is None:
+        pytest.skip("trio registers each wait itself")
+    calls: list[str] = []
+
+    class Spy:
+        def __getattr__(self, name: str) -> Any:
+            if name in ("add_reader", "remove_reader"):
+                calls.append(name)
+            return getattr(loop, name)
+
+    async with anyio.create_task_group() as group:
+
+        async def three() -> None:
+            for _ in range(3):
+                await until(counter.take, counter.handle)
+
+        group.start_soon(three)
+        await anyio.wait_all_tasks_blocked()
+        (line,) = counter.handle.lines.values()
+        line._loop = Spy()
+        for _ in range(3):
+            counter.give()
+            await anyio.wait_all_tasks_blocked()
+    assert calls.count("add_reader") == 0
+    counter.give()  # and now nobody waits: told once, it registers no more
+    while counter.handle.standing is not None and counter.handle.standing._fd >= 0:
+        await anyio.lowlevel.checkpoint()
+    assert calls.count("remove_reader") == 1
+
+
+async def test_the_number_of_a_closed_descriptor_serves_another(counter: Counter) -> None:
+    """What stayed registered is undone by closing, so the next of that number can be waited for."""
+    for _ in range(3):
+        one = Counter()
+        number = one.handle.fileno()
+        async with anyio.create_task_group() as group:
+            group.start_soon(until, one.take, one.handle)
+            await anyio.wait_all_tasks_blocked()
+            one.give()
+        one.handle.close()
+        with one_at(number) as other, anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(until, other.take, other.handle)
+                await anyio.wait_all_tasks_blocked()
+                other.give()
+
+
+@contextmanager
+def one_at(number: int) -> Iterator[Counter]:
+    """A counter whose descriptor has this number."""
+    other = Counter()
+    assert other.handle.fileno() == number
+    try:
+        yield other
+    finally:
+        other.handle.close()
+
+
+async def test_closed_in_another_thread(counter: Counter) -> None:
+    """A descriptor that a loop knows is closed by the loop, so that its number is not another's too soon."""
+    if asyncio_loop() is None:
+        pytest.skip("trio registers each wait itself")
+    async with anyio.create_task_group() as group:
+        group.start_soon(until, counter.take, counter.handle)
+        await anyio.wait_all_tasks_blocked()
+        counter.give()
+    number = counter.handle.fileno()
+    thread = threading.Thread(target=counter.handle.close)
+    thread.start()
+    thread.join()
+    os.fstat(number)
+    await anyio.lowlevel.checkpoint()
+    while True:
+        try:
+            os.fstat(number)
+        except OSError:
+            break
+        await anyio.lowlevel.checkpoint()
+
+
+async def test_a_forked_child_does_not_touch_the_loop_of_its_parent(counter: Counter) -> None:
+    """What its parent's loop knows is closed there without a word to that loop."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(until, counter.take, counter.handle)
+        await anyio.wait_all_tasks_blocked()
+        counter.give()
+    context = multiprocessing.get_context("fork")
+    child = context.Process(target=counter.handle.close)
+    await anyio.to_thread.run_sync(child.start)
+    await anyio.to_thread.run_sync(child.join)
+    assert child.exitcode == 0
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(until, counter.take, counter.handle)
+            await anyio.wait_all_tasks_blocked()
+            counter.give()
