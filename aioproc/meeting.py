@@ -154,7 +154,7 @@ def meet(path: str | os.PathLike[str]) -> Meeting:
         path: Of a Unix socket, which is made: in a folder that all of them can write to, up to 107 bytes.
 
     Returns:
-        What ``async with`` enters: ``hub.Lock(name)``, ``hub.Queue(name, maxsize=0)``, and so on.
+        What ``async with`` enters, with ``hub.Lock(name)``, ``hub.Queue(name, maxsize=0)``, and so on.
 
     Raises:
         OSError: On entering: the path is too long, not writable, something else, or another user's.

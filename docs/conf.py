@@ -30,6 +30,7 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 autodoc_class_signature = "separated"
+autodoc_default_options = {"exclude-members": "__new__"}
 napoleon_google_docstring = True
 
 doctest_global_setup = "from aioproc import *"
@@ -54,6 +55,33 @@ def _answers_as_fields(
     lines[:] = found
 
 
+def _without_private_parameters(
+    app: object,
+    what: str,
+    name: str,
+    obj: object,
+    options: object,
+    signature: str | None,
+    returns: str | None,
+) -> tuple[str | None, str | None]:
+    """Leave out what is only for our own code: parameters that begin with an underscore."""
+    if signature:
+        signature = re.sub(r"(, \*)?(, )?\b_[a-z]\w*(: [^,=)]*(\[.*?\])?)? ?= ?[^,)]*", "", signature)
+    return signature, returns
+
+
+def _in_aioproc(app: Any, env: Any, node: Any, content: Any) -> Any:
+    """Find `Queue.put` also where the current module is the one that defines a class, not aioproc."""
+    if node.get("refdomain") != "py":
+        return None
+    wanted = f"aioproc.{node['reftarget']}"
+    return env.get_domain("py").resolve_xref(
+        env, node["refdoc"], app.builder, node["reftype"], wanted, node, content
+    )
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
+    app.connect("missing-reference", _in_aioproc)
+    app.connect("autodoc-process-signature", _without_private_parameters)
     app.connect("autodoc-process-docstring", _answers_as_fields, priority=400)  # before napoleon

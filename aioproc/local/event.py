@@ -36,6 +36,7 @@ class Event:
         return SyncEvent(self)
 
     def is_set(self) -> bool:
+        """Whether it is set now."""
         return self._flag.raised
 
     def set(self) -> None:

@@ -284,7 +284,7 @@ class Process(Attributes, Generic[T]):
         """Ask the child to end (SIGTERM), wait, and kill it (SIGKILL) when ``grace`` seconds have passed.
 
         Returns:
-            Its exit code: -15, or what it ended with before; -9 when it had to be killed.
+            Its exit code, -15 or what it ended with before, or -9 when it had to be killed.
 
         If cancelled: It is killed at once.
         """
