@@ -58,7 +58,7 @@ class Holding:
 
     @property
     def abandoned(self) -> bool:
-        """Whether what is held here was held by a process that died, so that what it guards may be half done."""
+        """Whether what is held here was held by a process that died; what it guards may be half done."""
         return self._tokens.abandoned
 
     async def __aenter__(self) -> None:
