@@ -86,9 +86,18 @@ class Books:
         """The loop that the pool belongs to: that of its first call."""
         if self._loop is None:
             self._loop = running_loop()
+            self._guard(self._loop)
         elif not self._loop.is_running_here():
             raise RuntimeError("this pool belongs to another event loop (or thread)")
         return self._loop
+
+    def _guard(self, loop: Loop) -> None:
+        """What changes several things at a time is done whole, whenever a Ctrl-C comes."""
+        for name in ("take_on", "stop", "close", "terminate"):
+            method = getattr(self, name)
+            whole = loop.uninterrupted(method)
+            if whole is not method:
+                setattr(self, name, whole)
 
     @property
     def engine(self) -> Engine:
@@ -113,12 +122,11 @@ class Books:
         settled: Callable[[AsyncResult[Any]], object] | None = None,
     ) -> AsyncResult[Any]:
         """Hand a call to the engine."""
-        loop, engine = self.loop, self.engine
+        loop, engine = self.loop, self._engine or self.engine
         engine.check(order)
         if self._over:
             raise ValueError(f"the pool is {self.state}")
-        hook = self._settled if settled is None else _both(self._settled, settled)
-        result: AsyncResult[Any] = AsyncResult(loop, name, self._stop, hook, callback, error_callback)
+        result: AsyncResult[Any] = AsyncResult(loop, name, self, callback, error_callback, settled)
         self._open.add(result)
         if order.timeout is not None:
             error = TimeoutError(f"{name} did not end within {order.timeout} s and was stopped")
@@ -126,10 +134,12 @@ class Books:
         engine.submit(order, result)
         return result
 
-    def _stop(self, result: AsyncResult[Any]) -> bool:
+    def stop(self, result: AsyncResult[Any]) -> bool:
+        """Stop a call, because its caller wants so."""
         return self.engine.stop(result, CancelledError())
 
-    def _settled(self, result: AsyncResult[Any]) -> None:
+    def settled(self, result: AsyncResult[Any]) -> None:
+        """Strike out a call that has its outcome."""
         self._open.discard(result)
         if result._error is None:
             self._done += 1
@@ -150,14 +160,14 @@ class Books:
         error_callback: Callable[[BaseException], object] | None,
     ) -> AsyncResult[Any]:
         """The result of a whole map, which is many calls."""
-
-        def settled(result: AsyncResult[Any]) -> None:
-            self._wholes.discard(result)
-            self._close_if_done()
-
-        result: AsyncResult[Any] = AsyncResult(self.loop, name, stop, settled, callback, error_callback)
+        result: AsyncResult[Any] = AsyncResult(self.loop, name, _Whole(self, stop), callback, error_callback)
         self._wholes.add(result)
         return result
+
+    def whole_settled(self, result: AsyncResult[Any]) -> None:
+        """Strike out a map."""
+        self._wholes.discard(result)
+        self._close_if_done()
 
     @contextmanager
     def mapping(self) -> Iterator[None]:
@@ -189,7 +199,7 @@ class Books:
             ticket = self.loop.ticket()
             self._for_room.append(ticket)
             try:
-                await ticket.wait()
+                await ticket
             except BaseException:
                 if ticket in self._for_room:
                     self._for_room.remove(ticket)
@@ -199,7 +209,7 @@ class Books:
 
     def _wake_for_room(self) -> None:
         if self._for_room and self.has_room():
-            self._for_room.popleft().wake()
+            self.loop.wake(self._for_room.popleft())
 
     # The end
 
@@ -216,7 +226,7 @@ class Books:
             self._over = True
             tickets, self._for_end = self._for_end, []
             for ticket in tickets:
-                ticket.wake()
+                self.loop.wake(ticket)
 
     def terminate(self) -> None:
         """Cancel everything and end the workers."""
@@ -235,7 +245,7 @@ class Books:
         while self._open or self._wholes or (self._maps and self.state == "closed"):
             ticket = self.loop.ticket()
             self._for_end.append(ticket)
-            await ticket.wait()
+            await ticket
         if self._engine is not None:
             await self._engine.join()
 
@@ -249,11 +259,12 @@ class Books:
         return PoolStats(workers, queued, running, self._done, self._failed, restarts)
 
 
-def _both(
-    first: Callable[[AsyncResult[Any]], object], second: Callable[[AsyncResult[Any]], object]
-) -> Callable[[AsyncResult[Any]], None]:
-    def both(result: AsyncResult[Any]) -> None:
-        first(result)
-        second(result)
+class _Whole:
+    """What owns the result of a map."""
 
-    return both
+    def __init__(self, books: Books, stop: Callable[[AsyncResult[Any]], bool]) -> None:
+        self._books = books
+        self.stop = stop
+
+    def settled(self, result: AsyncResult[Any]) -> None:
+        self._books.whole_settled(result)

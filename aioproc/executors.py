@@ -121,7 +121,7 @@ class Executors:
         while self._busy:
             ticket = self._loop.ticket()
             self._for_end.append(ticket)
-            await ticket.wait()
+            await ticket
 
     def queued(self) -> int:
         """How many calls wait here."""
@@ -171,7 +171,7 @@ class Executors:
             while self._busy > 1:  # an executor that is being made
                 ticket = self._loop.ticket()
                 self._for_end.append(ticket)
-                await ticket.wait()
+                await ticket
             if self._executor is not None:
                 await anyio.to_thread.run_sync(self._executor.shutdown)
         self._ended_one()
@@ -180,7 +180,7 @@ class Executors:
         self._busy -= 1
         tickets, self._for_end = self._for_end, []
         for ticket in tickets:
-            ticket.wake()
+            self._loop.wake(ticket)
 
     def _replace(self, broken: Executor) -> None:
         if self._factory is None or broken is not self._executor or self._closed:

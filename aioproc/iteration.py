@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, Generic, Self, TypeVar
 from weakref import WeakMethod
 
-from aioproc._kernel.background import Loop, Stop, Ticket
+from aioproc._kernel.background import Stop, Ticket
 from aioproc._kernel.waiting import shielded
 from aioproc._kernel.wire import STREAM_AHEAD
 from aioproc.engine import Books
@@ -23,7 +23,9 @@ T = TypeVar("T")
 class _Iteration(Generic[T]):
     """Common to both: a consumer waits for news, and may leave at any time."""
 
-    def __init__(self) -> None:
+    def __init__(self, books: Books) -> None:
+        self._books = books
+        self._loop = books.loop
         self._tickets: list[Ticket] = []
 
     def __aiter__(self) -> Self:
@@ -42,15 +44,16 @@ class _Iteration(Generic[T]):
     def _leave(self) -> None:
         raise NotImplementedError
 
-    async def _news(self, loop: Loop) -> None:
-        ticket = loop.ticket()
+    async def _news(self) -> None:
+        ticket = self._loop.ticket()
         self._tickets.append(ticket)
-        await ticket.wait()
+        await ticket
 
     def _tell(self, *_: object) -> None:
-        tickets, self._tickets = self._tickets, []
-        for ticket in tickets:
-            ticket.wake()
+        if self._tickets:
+            tickets, self._tickets = self._tickets, []
+            for ticket in tickets:
+                self._loop.wake(ticket)
 
 
 class Results(_Iteration[T]):
@@ -73,8 +76,7 @@ class Results(_Iteration[T]):
         ordered: bool,
         window: int,
     ) -> None:
-        super().__init__()
-        self._books = books
+        super().__init__(books)
         self._length = len(source) if isinstance(source, Sized) else None
         self._chunksize = chunksize
         self._order = order
@@ -108,6 +110,24 @@ class Results(_Iteration[T]):
         return True
 
     async def __anext__(self) -> T:
+        if not self._items:
+            await self._some()
+        return self._items.popleft()
+
+    async def rest(self) -> list[T]:
+        """All results that are left, as a list: a chunk at a time, which is quicker than one by one."""
+        found: list[T] = []
+        try:
+            while True:
+                if not self._items:
+                    await self._some()
+                found += self._items
+                self._items.clear()
+        except StopAsyncIteration:
+            return found
+
+    async def _some(self) -> None:
+        """Wait until there is at least one result; StopAsyncIteration when there are no more."""
         while not self._items:
             if self._books.state == "terminated":
                 self._exhausted = True
@@ -116,17 +136,17 @@ class Results(_Iteration[T]):
             if result is not None:
                 value = result._opened()
                 if self._single:
-                    return value  # type: ignore[no-any-return]
-                self._items.extend(value)
+                    self._items.append(value)
+                else:
+                    self._items.extend(value)
             elif self._pending or not self._exhausted:
                 if not self._pending and self._pull is None:
                     await self._books.room()
                 else:
-                    await self._news(self._books.loop)
+                    await self._news()
             else:
                 failure, self._failure = self._failure, None
                 raise failure or StopAsyncIteration
-        return self._items.popleft()
 
     def _next_ended(self) -> AsyncResult[Any] | None:
         if self._ordered:
@@ -170,9 +190,9 @@ class Results(_Iteration[T]):
     def _feed_in_background(self) -> None:
         # Results are handed out while the input is slow, so somebody else waits for the input.
         if self._feeding is None:
-            self._feeding = self._books.loop.spawn(self._feed, f"feed {self._name}")
+            self._feeding = self._loop.spawn(self._feed, f"feed {self._name}")
         elif self._wants is not None and len(self._pending) < self._window:
-            self._wants.wake()
+            self._loop.wake(self._wants)
 
     async def _feed(self) -> None:
         assert self._pull is not None
@@ -180,8 +200,8 @@ class Results(_Iteration[T]):
         try:
             while True:
                 while len(self._pending) >= self._window:
-                    self._wants = self._books.loop.ticket()
-                    await self._wants.wait()
+                    self._wants = self._loop.ticket()
+                    await self._wants
                 await self._books.room()
                 chunk.append(await self._pull())
                 if len(chunk) == self._chunksize:
@@ -223,8 +243,7 @@ class Stream(_Iteration[T]):
     """What a generator yields in a worker, one item at a time; see `AsyncPool.stream`."""
 
     def __init__(self, books: Books, order: Callable[[Item], Order], name: str) -> None:
-        super().__init__()
-        self._books = books
+        super().__init__(books)
         self._order = order
         self._name = name
         self._arrived: deque[tuple[Any, BaseException | None]] = deque()
@@ -246,7 +265,7 @@ class Stream(_Iteration[T]):
                 self._over = True
                 result._opened()
                 raise StopAsyncIteration
-            await self._news(self._books.loop)
+            await self._news()
         value, failure = self._arrived.popleft()
         self._taken += 1
         if self._taken % (STREAM_AHEAD // 2) == 0 and not result.ready():
@@ -269,7 +288,7 @@ class Stream(_Iteration[T]):
     def __del__(self) -> None:
         # A consumer that leaves an `async for` calls nothing; its reference goes away.
         if self._result is not None and not self._result.ready():
-            self._books._loop.from_thread(self._result.cancel)  # type: ignore[union-attr]
+            self._loop.from_thread(self._result.cancel)
 
     def __repr__(self) -> str:
         return f"<Stream of {self._name}: {self._taken} taken>"

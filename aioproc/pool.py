@@ -144,7 +144,7 @@ class AsyncPool:
         self._books.check_open()
         if not self._books.has_room():
             await self._books.room()
-        return await self._take_on(func, tuple(args), dict(kwds)).get()
+        return await self._take_on(func, tuple(args), dict(kwds))
 
     @overload
     def apply_async(
@@ -381,7 +381,7 @@ class AsyncPool:
         results = self._results(func, iterable, chunksize, star, ordered=True)
         with self._books.mapping():
             try:
-                return [result async for result in results]
+                return await results.rest()
             except Exception:
                 await results.aclose()
                 raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import anyio
 
@@ -15,7 +15,15 @@ __all__ = ["AsyncResult"]
 
 T = TypeVar("T")
 
-_PENDING: Final = object()
+
+class Owner(Protocol):
+    """Who gave out a result."""
+
+    def stop(self, result: AsyncResult[Any]) -> bool:
+        """Stop its call; whether that was possible."""
+
+    def settled(self, result: AsyncResult[Any]) -> None:
+        """It has its outcome."""
 
 
 class AsyncResult(Generic[T]):
@@ -43,11 +51,12 @@ class AsyncResult(Generic[T]):
     __slots__ = (
         "__weakref__",
         "_callback",
+        "_done",
         "_error",
         "_error_callback",
         "_loop",
+        "_owner",
         "_settled",
-        "_stop",
         "_task",
         "_tickets",
         "_value",
@@ -61,20 +70,21 @@ class AsyncResult(Generic[T]):
         self,
         loop: Loop,
         name: str,
-        stop: Callable[[AsyncResult[Any]], bool],
-        settled: Callable[[AsyncResult[Any]], object],
+        owner: Owner,
         callback: Callable[[T], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        settled: Callable[[AsyncResult[Any]], object] | None = None,
     ) -> None:
         self._loop = loop
-        self._stop = stop
+        self._owner = owner
         self._settled = settled
         self._task: Any = None  # the engine's own
         self._callback = callback
         self._error_callback = error_callback
-        self._value: Any = _PENDING
+        self._done = False
+        self._value: Any = None
         self._error: BaseException | None = None
-        self._tickets: list[Ticket] = []
+        self._tickets: list[Ticket] | None = None
         self.name = name
         self.pid: int | None = None
         self.started = False
@@ -95,26 +105,40 @@ class AsyncResult(Generic[T]):
 
         If cancelled: The call is stopped.
         """
+        if timeout is None:
+            return await self
         if not self.ready():
             try:
-                if timeout is None:
-                    ticket = self._loop.ticket()
-                    self._tickets.append(ticket)
-                    await ticket.wait()
-                else:
-                    await self.wait(timeout)
+                await self.wait(timeout)
             except anyio.get_cancelled_exc_class():
-                try:
-                    self.cancel()
-                except NotImplementedError:  # it runs to its end, unheard
-                    pass
+                self._abandon()
                 raise
             if not self.ready():
                 raise TimeoutError(f"{self.name} is not done within {timeout} s")
         return self._opened()
 
     def __await__(self) -> Generator[Any, None, T]:
-        return self.get().__await__()
+        if not self._done:
+            try:
+                yield from self._ticket().__await__()
+            except anyio.get_cancelled_exc_class():
+                self._abandon()
+                raise
+        return self._opened()
+
+    def _abandon(self) -> None:
+        try:
+            self.cancel()
+        except NotImplementedError:  # it runs to its end, unheard
+            pass
+
+    def _ticket(self) -> Ticket:
+        ticket = self._loop.ticket()
+        if self._tickets is None:
+            self._tickets = [ticket]
+        else:
+            self._tickets.append(ticket)
+        return ticket
 
     async def wait(self, timeout: float | None = None) -> None:
         """Wait for the call to end, however it ends, or for ``timeout`` seconds.
@@ -123,21 +147,20 @@ class AsyncResult(Generic[T]):
         """
         if self.ready():
             return
-        ticket = self._loop.ticket()
-        self._tickets.append(ticket)
+        ticket = self._ticket()
         try:
             if timeout is None:
-                await ticket.wait()
+                await ticket
             else:
                 with anyio.move_on_after(timeout):
-                    await ticket.wait()
+                    await ticket
         finally:
             if self._tickets:
                 self._tickets.remove(ticket)
 
     def ready(self) -> bool:
         """Whether it is done: returned, raised, cancelled or lost."""
-        return self._value is not _PENDING or self._error is not None
+        return self._done
 
     def successful(self) -> bool:
         """Whether it returned a value.
@@ -158,7 +181,7 @@ class AsyncResult(Generic[T]):
         Raises:
             NotImplementedError: It runs, and the pool's executor cannot stop it.
         """
-        return not self.ready() and self._stop(self)
+        return not self.ready() and self._owner.stop(self)
 
     def cancelled(self) -> bool:
         """Whether it was cancelled."""
@@ -171,21 +194,26 @@ class AsyncResult(Generic[T]):
 
     def _return(self, value: Any) -> None:
         """Settle it with a value; nothing happens when it is settled already."""
-        if not self.ready():
+        if not self._done:
             self._value = value
             self._wake(self._callback, value)
 
     def _raise(self, error: BaseException) -> None:
         """Settle it with an exception; nothing happens when it is settled already."""
-        if not self.ready():
+        if not self._done:
             self._error = _harmless(error)
             self._wake(self._error_callback, self._error)
 
     def _wake(self, callback: Callable[[Any], object] | None, outcome: Any) -> None:
-        self._settled(self)
-        tickets, self._tickets = self._tickets, []
-        for ticket in tickets:
-            ticket.wake()
+        self._done = True
+        self._task = None  # which knows this result
+        self._owner.settled(self)
+        if self._settled is not None:
+            self._settled(self)
+        if self._tickets is not None:
+            tickets, self._tickets = self._tickets, None
+            for ticket in tickets:
+                self._loop.wake(ticket)
         if callback is not None:
             try:
                 callback(outcome)
@@ -196,10 +224,10 @@ class AsyncResult(Generic[T]):
         return f"<AsyncResult {self.name} {self._state()}>"
 
     def _state(self) -> str:
-        if self._value is not _PENDING:
-            return "returned"
         if self._error is not None:
             return "cancelled" if self.cancelled() else f"raised {type(self._error).__name__}"
+        if self._done:
+            return "returned"
         return f"runs in {self.pid}" if self.started else "waits"
 
 

@@ -17,10 +17,9 @@ from typing import Any, Final
 from aioproc._kernel.background import Loop, Stop, Ticket
 from aioproc._kernel.channel import Channel
 from aioproc._kernel.outcome import opened
-from aioproc._kernel.parcel import pack
 from aioproc._kernel.station import Station
 from aioproc._kernel.waiting import running_backend
-from aioproc._kernel.wire import SMALL_BYTES, Kind, Message, addressed, is_asynchronous
+from aioproc._kernel.wire import Kind, Message, called, is_asynchronous
 from aioproc._kernel.worker import Worker
 from aioproc.errors import WorkerDied
 from aioproc.orders import Item, Order, WorkerStats
@@ -38,28 +37,31 @@ STREAM_STOP_SECONDS: Final = 1.0  # for a generator's `finally`, before its work
 class Task:
     """A call on its way through the pool."""
 
-    __slots__ = ("in_loop", "is_small", "number", "order", "parcel", "result", "retries", "shared", "station")
+    __slots__ = (
+        "grace",
+        "in_loop",
+        "is_small",
+        "item",
+        "mail",
+        "number",
+        "result",
+        "retries",
+        "shared",
+        "station",
+    )
 
     def __init__(self, number: int, order: Order, result: AsyncResult[Any], shares: bool) -> None:
         self.number = number
-        self.order = order
         self.result = result
         self.retries = order.retries
+        self.grace = order.grace
+        self.item = order.item
         self.station: Station | None = None
         self.in_loop = is_asynchronous(order.func)
         self.shared = shares and self.in_loop  # it may run beside others in one worker
-        kind = _KINDS[order.item is not None, self.in_loop]
-        self.parcel = addressed(pack((order.func, order.args, order.kwargs)), kind, number)
-        pieces = self.parcel.pieces  # a small one may be sent ahead
-        self.is_small = len(pieces) == 1 and len(pieces[0]) < SMALL_BYTES and not self.parcel.buffers
-
-
-_KINDS: Final = {
-    (False, False): Kind.CALL,
-    (False, True): Kind.CALL_IN_LOOP,
-    (True, False): Kind.STREAM,
-    (True, True): Kind.STREAM_IN_LOOP,
-}
+        kind = Kind.CALL if order.item is None else Kind.STREAM
+        self.mail = called(kind + self.in_loop, number, order.func, order.args, order.kwargs)
+        self.is_small = type(self.mail) is bytes  # a small one may be sent ahead
 
 
 class Workers:
@@ -136,8 +138,8 @@ class Workers:
 
     def stop(self, result: AsyncResult[Any], error: BaseException) -> bool:
         """Settle a result, and stop its task wherever it is."""
-        result._raise(error)
         task: Task | None = result._task
+        result._raise(error)
         if task is None:
             return True
         if task.station is None:
@@ -165,7 +167,7 @@ class Workers:
     def terminate(self, open_results: Iterable[AsyncResult[Any]]) -> None:
         """Cancel what is open and end the workers; plain tasks that have a grace period may use it."""
         self._closed = self._ending = True
-        graces = {s: max((t.order.grace for t in s.sent.values()), default=0.0) for s in self._stations}
+        graces = {s: max((t.grace for t in s.sent.values()), default=0.0) for s in self._stations}
         for result in list(open_results):
             self.stop(result, CancelledError())
         for station, grace in graces.items():
@@ -179,7 +181,7 @@ class Workers:
         while self._stations:
             ticket = self._loop.ticket()
             self._emptied.append(ticket)
-            await ticket.wait()
+            await ticket
 
     def queued(self) -> int:
         """How many calls no worker has in hand."""
@@ -254,7 +256,7 @@ class Workers:
         if not self._stations:
             tickets, self._emptied = self._emptied, []
             for ticket in tickets:
-                ticket.wake()
+                self._loop.wake(ticket)
 
     def _lost(self, task: Task, station: Station, code: int) -> None:
         task.station = None
@@ -318,23 +320,24 @@ class Workers:
         return heard
 
     def _take_in(self, station: Station, message: Message) -> None:
-        match message.kind:
-            case Kind.DONE | Kind.STOPPED:
-                self._take_outcome(station, message)
-            case Kind.ITEM:
-                task = station.sent.get(message.task)
-                if task is None or task.result.ready():
-                    message.drop()
-                else:
-                    _hand_over(task.order.item, message)
-            case Kind.READY:
-                station.ready = True
-                self._crashes = 0
-                if self._closed:
-                    station.retire()
-            case Kind.INITIALIZER_FAILED:
-                station.retired = True
-                self._break(_initializer_failed(message, station))
+        kind = message.kind
+        if kind == Kind.DONE or kind == Kind.FAILED or kind == Kind.STOPPED:
+            self._take_outcome(station, message)
+        elif kind == Kind.ITEM:
+            task = station.sent.get(message.task)
+            if task is None or task.result.ready():
+                message.drop()
+            else:
+                _hand_over(task.item, message)
+        elif kind == Kind.READY:
+            message.drop()
+            station.ready = True
+            self._crashes = 0
+            if self._closed:
+                station.retire()
+        elif kind == Kind.INITIALIZER_FAILED:
+            station.retired = True
+            self._break(_initializer_failed(message, station))
 
     def _take_outcome(self, station: Station, message: Message) -> None:
         task: Task | None = station.finished(message.task)
@@ -344,17 +347,16 @@ class Workers:
         task.station = None
         if self._timers:
             self._forget(task)
-        seconds = message.number
         if not task.shared:
-            self._mean_seconds += 0.2 * (seconds - self._mean_seconds)
-        result = task.result
-        if result.ready():
-            message.drop()
-        else:
-            result.pid, result.started, result.elapsed = station.pid, True, seconds
-            _settle(result, message)
+            self._mean_seconds += 0.2 * (message.number - self._mean_seconds)
         if station.sent:
             self._mark_running(station)
+        result = task.result
+        if result._done:
+            message.drop()
+        else:
+            result.pid, result.started, result.elapsed = station.pid, True, message.number
+            _settle(result, message)
 
     # Who gets what
 
@@ -370,6 +372,8 @@ class Workers:
 
     def _room_to_run(self, station: Station) -> int:
         """How many tasks of the kind that it has a worker runs at once."""
+        if self._tasks_at_once == 1:
+            return 1
         first = next(iter(station.sent.values()), None)
         return self._tasks_at_once if first is not None and first.shared else 1
 
@@ -391,49 +395,58 @@ class Workers:
                 self._retire_worn_out(station)
 
     def _feed_one(self, station: Station) -> None:
-        while self._waiting:
-            task = self._next_for(station)
-            if task is None or not self._send(station, task):
+        if self._tasks_at_once > 1:
+            self._feed_shared(station)
+            return
+        backlog, sent, most = self._backlog, station.sent, self._tasks_per_child
+        room = self._ahead() + 1
+        while backlog and len(sent) < room and (most is None or station.assigned < most):
+            task = backlog[0]
+            if task.result._done:  # cancelled while it waited
+                backlog.popleft()
+            elif (sent and not _may_wait_in(station, task)) or not self._send(station, task, backlog):
                 return
 
-    def _next_for(self, station: Station) -> Task | None:
-        """The oldest waiting task that this worker has room for."""
-        if self._tasks_per_child is not None and station.assigned >= self._tasks_per_child:
-            return None
-        if self._tasks_at_once == 1:
-            if not _drop_settled(self._backlog):
-                return None
-            return self._backlog[0] if self._has_room(station, self._backlog[0]) else None
-        first = next(iter(station.sent.values()), None)
+    def _feed_shared(self, station: Station) -> None:
+        """The same, where a worker runs several coroutines at a time."""
+        most = self._tasks_per_child
+        while self._waiting and (most is None or station.assigned < most):
+            queue = self._queue_for(station)
+            if queue is None or not self._send(station, queue[0], queue):
+                return
+
+    def _queue_for(self, station: Station) -> deque[Task] | None:
+        """Where the oldest waiting task is that this worker has room for."""
         queues = [q for q in (self._backlog, self._shared_backlog) if _drop_settled(q)]
+        first = next(iter(station.sent.values()), None)
         if first is not None:
             queues = [q for q in queues if q[0].shared == first.shared]
         if not queues:
             return None
-        task = min(queues, key=lambda queue: queue[0].number)[0]
-        return task if self._has_room(station, task) else None
+        queue = min(queues, key=lambda queue: queue[0].number)
+        return queue if self._has_room(station, queue[0]) else None
 
     def _has_room(self, station: Station, task: Task) -> bool:
         count = len(station.sent)
         if task.shared:
             return count < self._tasks_at_once
-        if count == 0:
-            return True
-        if next(iter(station.sent.values())).order.item is not None:
-            return False
-        ahead = min(AHEAD_MOST, int(AHEAD_SECONDS / max(self._mean_seconds, 1e-6)))
-        return count <= ahead and task.is_small and task.order.item is None
+        return count == 0 or (count <= self._ahead() and _may_wait_in(station, task))
 
-    def _send(self, station: Station, task: Task) -> bool:
+    def _ahead(self) -> int:
+        """How many short tasks a worker gets beside the one that it runs."""
+        return min(AHEAD_MOST, int(AHEAD_SECONDS / max(self._mean_seconds, 1e-6)))
+
+    def _send(self, station: Station, task: Task, queue: deque[Task]) -> bool:
+        """Send the first of a queue; False when the worker cannot take it now."""
         try:
             if not station.send(task):
                 return False
         except OSError as failure:
-            self._queue_of(task).popleft()
+            queue.popleft()
             self._waiting -= 1
             task.result._raise(failure)
             return True
-        self._queue_of(task).popleft()
+        queue.popleft()
         self._waiting -= 1
         self._idle.pop(station, None)
         if len(station.sent) <= self._tasks_at_once:
@@ -441,14 +454,14 @@ class Workers:
         return True
 
     def _mark_running(self, station: Station) -> None:
-        if self._tasks_at_once == 1:
-            running: Iterable[Task] = (next(iter(station.sent.values())),)
-        else:
-            running = list(station.sent.values())[: self._room_to_run(station)]
-        for task in running:
+        running = self._room_to_run(station)
+        for task in station.sent.values():
             result = task.result
             if not result.started:
                 result.started, result.pid = True, station.pid
+            running -= 1
+            if running == 0:
+                return
 
     def _steal_for(self, idle: Station) -> None:
         """Give an idle worker half of what waits in the fullest inbox."""
@@ -486,7 +499,7 @@ class Workers:
         """
         self._give_back(station.take_back())
         if task.station is station:
-            if task.in_loop or task.order.item is not None:
+            if task.in_loop or task.item is not None:
                 self._cancel_there(task, station)
             elif next(reversed(station.sent)) == task.number:  # else it has ended: a later one was taken
                 self._interrupt_or_kill(task, station)
@@ -494,13 +507,13 @@ class Workers:
 
     def _cancel_there(self, task: Task, station: Station) -> None:
         station.tell(Kind.CANCEL, task.number)
-        grace = max(task.order.grace, STREAM_STOP_SECONDS)
+        grace = max(task.grace, STREAM_STOP_SECONDS)
         self._after(task, grace, lambda: self._kill_if_only(task, station))
 
     def _interrupt_or_kill(self, task: Task, station: Station) -> None:
-        if task.order.grace > 0:
+        if task.grace > 0:
             station.interrupt(task.number)
-            self._after(task, task.order.grace, lambda: self._kill_if_only(task, station))
+            self._after(task, task.grace, lambda: self._kill_if_only(task, station))
         else:
             self._kill(station)
 
@@ -522,19 +535,26 @@ class Workers:
             self._feed(list(self._stations))
 
 
+def _may_wait_in(station: Station, task: Task) -> bool:
+    """Whether a task may be sent ahead to a worker that has something else in hand."""
+    return task.is_small and task.item is None and next(iter(station.sent.values())).item is None
+
+
 def _drop_settled(queue: deque[Task]) -> bool:
     """Drop what was cancelled while it waited; whether anything is left."""
-    while queue and queue[0].result.ready():
+    while queue and queue[0].result._done:
         queue.popleft()
     return bool(queue)
 
 
 def _settle(result: AsyncResult[Any], message: Message) -> None:
-    if message.kind == Kind.STOPPED:
+    kind = message.kind
+    if kind == Kind.STOPPED:
+        message.drop()
         result._raise(CancelledError())
         return
     try:
-        value = opened(message.open())
+        value = message.open() if kind == Kind.DONE else opened(message.open())
     except BaseException as error:
         result._raise(error)
     else:
@@ -544,7 +564,7 @@ def _settle(result: AsyncResult[Any], message: Message) -> None:
 def _hand_over(item: Item | None, message: Message) -> None:
     assert item is not None
     try:
-        value = opened(message.open())
+        value = message.open()
     except BaseException as failure:
         item(None, failure)
     else:

@@ -3,32 +3,26 @@
 A callback per ready descriptor costs a third of a task that is woken, and leaves no task behind while it is
 idle. Under trio, which has no callbacks, a system task stands for each.
 
-Source: asyncio (add_reader, call_later), trio.lowlevel (spawn_system_task).
+Source: asyncio (add_reader, call_later), trio.lowlevel (spawn_system_task, enable_ki_protection).
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, Protocol, TypeVar
 
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.waiting import running_backend
 
 Stop = Callable[[], object]
+T = TypeVar("T")
 
 log = logging.getLogger("aioproc")
 
 
-class Ticket(Protocol):
-    """Wakes the one task that waits for it."""
-
-    def wake(self) -> None:
-        """Once is enough, more often is harmless."""
-
-    async def wait(self) -> None:
-        """Until it is woken."""
+Ticket = Awaitable[None]  # one task awaits it, until `Loop.wake`
 
 
 class Loop(Protocol):
@@ -49,6 +43,12 @@ class Loop(Protocol):
     def ticket(self) -> Ticket:
         """A ticket for one waiting task."""
 
+    def wake(self, ticket: Any) -> None:
+        """Wake the task that awaits a ticket; more often than once is harmless."""
+
+    def uninterrupted(self, call: Callable[..., T]) -> Callable[..., T]:
+        """The same function, but a Ctrl-C cannot end it half-way."""
+
     def from_thread(self, call: Callable[..., object], *args: object) -> None:
         """Call in the loop, from another thread; ignored when the loop has ended."""
 
@@ -59,20 +59,6 @@ def running_loop() -> Loop:
     if backend == "trio":
         return _TrioLoop()
     return _AsyncioLoop()
-
-
-class _AsyncioTicket:
-    __slots__ = ("_future",)
-
-    def __init__(self, loop: Any) -> None:
-        self._future = loop.create_future()
-
-    def wake(self) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
-
-    async def wait(self) -> None:
-        await self._future
 
 
 class _AsyncioLoop:
@@ -104,7 +90,15 @@ class _AsyncioLoop:
         return task.cancel
 
     def ticket(self) -> Ticket:
-        return _AsyncioTicket(self._loop)
+        ticket: Ticket = self._loop.create_future()
+        return ticket
+
+    def wake(self, ticket: Any) -> None:
+        if not ticket.done():
+            ticket.set_result(None)
+
+    def uninterrupted(self, call: Callable[..., T]) -> Callable[..., T]:
+        return call  # a Ctrl-C cancels the main task
 
     def from_thread(self, call: Callable[..., object], *args: object) -> None:
         try:
@@ -114,16 +108,14 @@ class _AsyncioLoop:
 
 
 class _TrioTicket:
-    __slots__ = ("_event",)
+    __slots__ = ("event",)
 
     def __init__(self, event: Any) -> None:
-        self._event = event
+        self.event = event
 
-    def wake(self) -> None:
-        self._event.set()
-
-    async def wait(self) -> None:
-        await self._event.wait()
+    def __await__(self) -> Generator[Any, None, None]:
+        waited: Generator[Any, None, None] = self.event.wait().__await__()
+        return waited
 
 
 class _TrioLoop:
@@ -176,6 +168,16 @@ class _TrioLoop:
 
     def ticket(self) -> Ticket:
         return _TrioTicket(self._trio.Event())
+
+    def wake(self, ticket: Any) -> None:
+        ticket.event.set()
+
+    def uninterrupted(self, call: Callable[..., T]) -> Callable[..., T]:
+        def run(*args: Any, **kwargs: Any) -> T:
+            return call(*args, **kwargs)
+
+        protected: Callable[..., T] = self._trio.lowlevel.enable_ki_protection(run)
+        return protected
 
     def from_thread(self, call: Callable[..., object], *args: object) -> None:
         try:

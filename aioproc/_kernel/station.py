@@ -20,9 +20,9 @@ from aioproc._kernel.channel import Channel, channel
 from aioproc._kernel.child import Child, Work
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.lifeline import lifeline
-from aioproc._kernel.parcel import Parcel
+from aioproc._kernel.post import Post
 from aioproc._kernel.start import start
-from aioproc._kernel.wire import Kind, Message, signal_of
+from aioproc._kernel.wire import Kind, Mail, Message, signal_of
 from aioproc._kernel.worker import Worker
 
 MESSAGES_AT_ONCE: Final = 64  # then other callbacks of the loop have their turn
@@ -32,7 +32,7 @@ class Sendable(Protocol):
     """A task, as far as a station looks at it."""
 
     number: int
-    parcel: Parcel
+    mail: Mail
     station: Any
 
 
@@ -57,6 +57,7 @@ class Station:
         self.assigned = 0
         self.done = 0
         self.died_on_purpose = False
+        self.pid: int | None = None  # until it is started
         self.last_word: Message | None = None
         self._child: Any = None
 
@@ -67,9 +68,11 @@ class Station:
 
         If cancelled: There is none.
         """
-        self._inbox, theirs = channel()
-        self._behind = Channel(Handle(os.dup(theirs.handle.fileno()), forks=False))
-        self.home, far_home = channel()
+        inbox, theirs = channel()
+        self._inbox = Post(inbox)
+        self._behind = Post(Channel(Handle(os.dup(theirs.handle.fileno()), forks=False)))
+        home, far_home = channel()
+        self.home = Post(home)
         for ours in (self._inbox, self.home):
             ours.handle.keep_from_forks()
         worker = make(theirs)
@@ -89,15 +92,11 @@ class Station:
             for handle in (child.lifeline, far_home.handle, theirs.handle):
                 handle.close()
             child.work = None
+        self.pid = self._launch.pid
 
     @property
     def _launch(self) -> Any:
         return self._child._popen
-
-    @property
-    def pid(self) -> int | None:
-        """The process's id; None before the start."""
-        return None if self._child is None or self._launch is None else self._launch.pid
 
     @property
     def ended(self) -> Handle:
@@ -112,7 +111,7 @@ class Station:
             OSError: It cannot be sent at all.
         """
         try:
-            self._inbox.send(task.parcel)
+            self._inbox.send(task.mail)
         except BlockingIOError:
             return False
         except BrokenPipeError:  # it has died; its end tells
@@ -135,11 +134,13 @@ class Station:
     def _taken_back(self) -> Iterator[Any]:
         while True:
             try:
-                message = self._behind.receive(Message)
+                message = self._behind.receive()
             except (BlockingIOError, EOFError):
                 return
             message.drop()
-            task = self.sent.pop(message.task)
+            task = self.sent.pop(message.task, None)
+            if task is None:  # a Ctrl-C came when it had been sent and not yet been noted
+                continue
             task.station = None
             self.assigned -= 1
             yield task
@@ -150,16 +151,15 @@ class Station:
         Raises:
             EOFError: It is dead.
         """
+        receive = self.home.receive
         try:
             for _ in range(MESSAGES_AT_ONCE):
-                message: Message = self.home.receive(Message)
+                message = receive()
                 if message.kind == Kind.LAST_WORD:
                     self.last_word = message
                 else:
                     yield message
-                    if (
-                        not self.sent
-                    ):  # nothing more is to be expected; if it comes all the same, we are called
+                    if not self.sent:  # nothing more is expected; if it comes all the same, we are called
                         return
         except BlockingIOError:
             pass

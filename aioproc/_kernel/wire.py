@@ -1,100 +1,200 @@
-"""What a pool and its worker say to each other: a small header, and behind it what the task itself opens.
+"""What a pool and its worker say to each other: what the task itself opens, and at its end an address.
 
-The header names the task before anything is unpickled, so that a message that cannot be opened fails its own
+The address names the task before anything is unpickled, so that a message that cannot be opened fails its own
 task only, and so that the pool can take a message back without opening it.
 """
 
 from __future__ import annotations
 
+import errno
 import inspect
-import os
 import struct
-from collections.abc import Sequence
-from pickle import Unpickler, loads
+from pickle import dumps, loads
 from types import FunctionType
 from typing import Any, Final
 
-from aioproc._kernel.handle import handing_out
-from aioproc._kernel.memory import Reader
-from aioproc._kernel.parcel import Parcel, unpack
+from aioproc._kernel import bundle, channel, memory
+from aioproc._kernel.parcel import Parcel, pack
 
-HEADER: Final = struct.Struct("<BBQd")  # the mark of a pickle, kind, task, seconds or count
-_ASYNC_FLAGS: Final = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-MARK: Final = 0x80  # a packet that begins so is no affair of the channel's
+ADDRESS: Final = struct.Struct("<QdB")  # task, seconds or bytes or count, kind
 SMALL_BYTES: Final = 32 * 1024  # larger tasks are not sent ahead
 STREAM_AHEAD: Final = 8  # items of a stream that may be on their way
 
+_ASYNC_FLAGS: Final = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+PICKLE: Final = 0x80
+buffers: Final = channel._buffers
+_PLAIN: Final = frozenset({int, float, bool, type(None)})
+_NAMES_KEPT: Final = 1000
+
 
 class Kind:
-    """What a message is; the second byte of a pickle, its protocol, is 5 at most.
+    """What a message is: its last byte. That of a message without an address is "." or zero.
 
     Plain numbers, because an enum costs a microsecond a message.
     """
 
-    LAST_WORD = 0  # of a child that ends, see child.py; it has no header
-    CALL = 10
+    CALL = 10  # of a plain function; of an `async def`, one more
     CALL_IN_LOOP = 11
-    STREAM = 12
+    STREAM = 12  # likewise
     STREAM_IN_LOOP = 13
 
     READY = 20
     INITIALIZER_FAILED = 21
     DONE = 22
-    STOPPED = 23
-    ITEM = 24
+    FAILED = 23
+    STOPPED = 24
+    ITEM = 25
 
     CANCEL = 30
     INTERRUPT = 31
     CREDIT = 32
 
+    LAST_WORD = 40  # of a child that ends, see child.py; it has no address
+    MOST = 45
+
+
+class Letter:
+    """An addressed parcel, for which one packet is too small or descriptors must go along."""
+
+    __slots__ = ("_address", "_sealed", "parcel")
+
+    def __init__(self, parcel: Parcel, address: bytes) -> None:
+        self.parcel = parcel
+        self._address = address
+        self._sealed = False
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether sealing it would hold up a loop."""
+        return not self._sealed and self.parcel.nbytes > memory.IN_THREAD_BYTES
+
+    def seal(self) -> None:
+        """Make the packet; this copies what is large."""
+        if not self._sealed:
+            channel.seal(self.parcel)
+            assert self.parcel.packet is not None
+            self.parcel.packet += self._address
+            self._sealed = True
+
+
+Mail = bytes | Letter  # what is small is its packet
+
 
 class Message:
-    """A message that has arrived, its inside unopened; `open` or `drop` it once."""
+    """A message that has arrived, its inside unopened; `open` or `drop` it once.
 
-    __slots__ = ("_buffers", "_data", "_descriptors", "kind", "number", "task")
+    Args:
+        buffer: What was received, and behind it what the buffer held before.
+        nbytes: How many bytes were received.
+        descriptors: What came along.
+        lost: Whether this process had no room for all of that.
+    """
 
-    def __init__(self, data: Any, buffers: Sequence[Any], descriptors: list[int]) -> None:
-        self._buffers = buffers
+    __slots__ = ("_buffer", "_descriptors", "_lost", "_nbytes", "kind", "number", "task")
+
+    kind: int
+    task: int
+    number: float
+
+    def __init__(self, buffer: bytearray, nbytes: int, descriptors: list[int], lost: bool) -> None:
+        self._buffer = buffer
         self._descriptors = descriptors
-        self.kind: int
-        self.task: int
-        head = data if type(data) is bytes else data.read(HEADER.size)
-        if head[1] < Kind.CALL:
-            self.kind, self.task, self.number = Kind.LAST_WORD, 0, 0.0
-            self._data = head if head is data else head + data.read()
+        self._lost = lost
+        inside = nbytes - ADDRESS.size
+        if inside >= 0 and Kind.CALL <= buffer[nbytes - 1] <= Kind.MOST:
+            self.task, self.number, self.kind = ADDRESS.unpack_from(buffer, inside)
+            self._nbytes = inside
         else:
-            _, self.kind, self.task, self.number = HEADER.unpack_from(head)
-            self._data = memoryview(data)[HEADER.size :] if head is data else data
+            self.task, self.number, self.kind = 0, 0.0, Kind.LAST_WORD
+            self._nbytes = nbytes
 
     def open(self) -> Any:
         """What is inside, unpickled."""
-        if type(self._data) is Reader:
-            with handing_out(self._descriptors):
-                return Unpickler(self._data, buffers=self._buffers).load()
-        if not self._descriptors:
-            return loads(self._data, buffers=self._buffers)
-        return unpack(self._data, self._buffers, self._descriptors)
+        if self._descriptors or self._buffer[0] != PICKLE or self._lost:
+            self._need_all()
+            return channel.opened(self._arrival)
+        try:
+            return loads(self._buffer)
+        finally:
+            self.drop()
+
+    def open_call(self) -> tuple[Any, Any, Any]:
+        """The function, the arguments and the keyword arguments of a task."""
+        if not self.number:
+            return self.open()  # type: ignore[no-any-return]
+        buffer = self._buffer
+        try:
+            return loads(buffer), loads(memoryview(buffer)[int(self.number) :]), {}
+        finally:
+            self.drop()
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether opening it would hold up a loop."""
+        return self._buffer[0] != PICKLE and not self._lost and channel.heavy(self._arrival)
 
     def drop(self) -> None:
-        """Close what came with it."""
-        for fd in self._descriptors:
-            os.close(fd)
+        """Let go of it and of what came with it."""
+        buffers.append(self._buffer)
+        if self._descriptors:
+            bundle.close_all(self._descriptors)
+
+    @property
+    def _arrival(self) -> channel.Arrival:
+        return self._buffer, self._nbytes, self._descriptors
+
+    def _need_all(self) -> None:
+        if self._lost:
+            self.drop()
+            raise OSError(errno.EMFILE, "no free file descriptor for what came with it")
 
 
-def addressed(parcel: Parcel, kind: int, task: int, number: float = 0.0) -> Parcel:
-    """The same parcel, now with a header."""
-    header = HEADER.pack(MARK, kind, task, number)
+def addressed(parcel: Parcel, kind: int, task: int, number: float = 0.0) -> Mail:
+    """A parcel with its address."""
+    address = ADDRESS.pack(task, number, kind)
     pieces = parcel.pieces
-    if len(pieces) == 1 and len(pieces[0]) < SMALL_BYTES:
-        parcel.pieces = (header + pieces[0],)
-    else:
-        parcel.pieces = (header, *pieces)
-    return parcel
+    if len(pieces) == 1 and len(pieces[0]) < SMALL_BYTES and not (parcel.buffers or parcel.handles):
+        return pieces[0] + address  # type: ignore[no-any-return]
+    return Letter(parcel, address)
 
 
-def signal_of(kind: int, task: int = 0, number: float = 0.0) -> Parcel:
-    """A message that is only a header."""
-    return Parcel((HEADER.pack(MARK, kind, task, number),))
+def signal_of(kind: int, task: int = 0, number: float = 0.0) -> bytes:
+    """A message that is only an address."""
+    return ADDRESS.pack(task, number, kind)
+
+
+def called(kind: int, task: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mail:
+    """A task. The name of a function is pickled once; of plain arguments, nothing but they are pickled."""
+    if not kwargs and type(func) is FunctionType and _are_plain(args):
+        name = _names.get(func) or _named(func)
+        if name:
+            return name + dumps(args, 5) + ADDRESS.pack(task, len(name), kind)
+    return addressed(pack((func, args, kwargs)), kind, task)
+
+
+_names: dict[FunctionType, bytes] = {}
+
+
+def _are_plain(args: tuple[Any, ...]) -> bool:
+    for arg in args:
+        kind = type(arg)
+        if kind not in _PLAIN and not ((kind is str or kind is bytes) and len(arg) < 1024):
+            return False
+    return len(args) < 16
+
+
+def _named(func: FunctionType) -> bytes:
+    """The pickle of a function that travels by its name; nothing for any other."""
+    try:
+        name = dumps(func, 5)
+    except Exception:  # a lambda or a closure
+        return b""
+    if pack(func).pieces != (name,):  # by value, because no worker can import it
+        return b""
+    if len(_names) >= _NAMES_KEPT:
+        _names.clear()
+    _names[func] = name
+    return name
 
 
 def is_asynchronous(func: Any) -> bool:

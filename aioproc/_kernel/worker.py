@@ -19,16 +19,17 @@ from typing import Any
 
 from aioproc._kernel.channel import Channel
 from aioproc._kernel.child import Child
-from aioproc._kernel.outcome import raised, returned
-from aioproc._kernel.parcel import Parcel
+from aioproc._kernel.outcome import raised
+from aioproc._kernel.parcel import pack
+from aioproc._kernel.post import Post
 from aioproc._kernel.waiting import until_blocking
-from aioproc._kernel.wire import STREAM_AHEAD, Kind, Message, addressed, signal_of
+from aioproc._kernel.wire import STREAM_AHEAD, Kind, Mail, Message, addressed, signal_of
 
 
 class Controls:
     """What the pool has asked of running tasks."""
 
-    def __init__(self, home: Channel) -> None:
+    def __init__(self, home: Post) -> None:
         self._home = home
         self.running = 0  # the task in the main thread that an interrupt may mean
         self.credits: dict[int, int] = {}
@@ -36,7 +37,7 @@ class Controls:
 
     def take(self) -> None:
         """Take one message; BlockingIOError when there is none."""
-        message: Message = self._home.receive(Message)
+        message = self._home.receive()
         if message.kind == Kind.CREDIT and message.task in self.credits:
             self.credits[message.task] += int(message.number)
         elif message.kind == Kind.CANCEL:
@@ -69,7 +70,7 @@ class Worker:
         loop: The event loop for coroutines, as ``anyio.run`` takes it.
     """
 
-    home: Channel
+    home: Post
     controls: Controls
 
     def __init__(
@@ -80,7 +81,7 @@ class Worker:
         tasks_at_once: int,
         loop: tuple[str, dict[str, Any]],
     ) -> None:
-        self.inbox = inbox
+        self.inbox = Post(inbox)
         self.initializer = initializer
         self.initargs = initargs
         self.tasks_at_once = tasks_at_once
@@ -89,7 +90,7 @@ class Worker:
     def born(self, child: Child) -> None:
         """Take the signals, and the channel home."""
         assert child.home is not None
-        self.home = child.home
+        self.home = Post(child.home)
         self.controls = Controls(self.home)
         signal.signal(signal.SIGTERM, _left_to_the_parent)
         signal.signal(signal.SIGINT, self.controls.interrupted)
@@ -115,28 +116,24 @@ class Worker:
         self.send(signal_of(Kind.READY))
         return True
 
-    def take(self) -> Message:
-        """One message from the inbox (an attempt)."""
-        message: Message = self.inbox.receive(Message)
-        return message
-
-    def send(self, parcel: Parcel) -> None:
+    def send(self, mail: Mail) -> None:
         """Send home, asleep in the thread while the channel is full."""
         try:
-            self.home.send(parcel)
+            self.home.send(mail)
         except BlockingIOError:
-            until_blocking(lambda: self.home.send(parcel), self.home.handle, "write")
+            until_blocking(lambda: self.home.send(mail), self.home.handle, "write")
 
     def _serve(self) -> None:
         poll = select.poll()
         poll.register(self.inbox.handle.fileno(), select.POLLIN)
         while True:
-            poll.poll()  # cheaper than to find that nothing is there
+            # A receipt that sleeps would save this call, but one that is killed in its sleep may take a task
+            # with it; and an attempt that finds nothing costs more.
+            poll.poll()
             try:
-                message = self.take()
+                call = Call(self.inbox.receive())
             except BlockingIOError:  # the pool has taken it back
                 continue
-            call = Call(message)
             if call.needs_a_loop:
                 from aioproc._kernel.worker_loop import serve_in_a_loop
 
@@ -146,17 +143,18 @@ class Worker:
 
     def run_here(self, call: Call) -> None:
         """Run a plain function or generator in this thread, and send home what comes of it."""
-        self.controls.running = call.task
+        controls = self.controls
+        controls.running = call.task
         try:
             try:
-                call.open_or_raise()
-                value = None
+                if call.error is not None:
+                    raise call.error
+                value = call.func(*call.args, **call.kwargs)
                 if call.kind == Kind.STREAM:
-                    self._streamed(call)
-                else:
-                    value = call.begin()
+                    self._streamed(call, value)
+                    value = None
             finally:
-                self.controls.running = 0
+                controls.running = 0
             outcome = call.ended(value)
         except SystemExit:
             raise
@@ -164,14 +162,13 @@ class Worker:
             outcome = call.failed(error)
         self.send(outcome)
 
-    def _streamed(self, call: Call) -> None:
-        generator: Generator[Any, None, Any] = call.begin()
+    def _streamed(self, call: Call, generator: Generator[Any, None, Any]) -> None:
         self.controls.credits[call.task] = STREAM_AHEAD
         try:
             for item in generator:
                 if not self._may_send(call.task):
                     break
-                self.send(addressed(returned(item), Kind.ITEM, call.task))
+                self.send(addressed(pack(item), Kind.ITEM, call.task))
         finally:
             self.controls.credits.pop(call.task, None)
             close = getattr(generator, "close", None)
@@ -193,13 +190,15 @@ class Worker:
 class Call:
     """A task in a worker's hands."""
 
+    __slots__ = ("_since", "args", "error", "func", "kind", "kwargs", "task")
+
     def __init__(self, message: Message) -> None:
         self.kind = message.kind
         self.task = message.task
         self.error: BaseException | None = None
         self._since = time.perf_counter()
         try:
-            self.func, self.args, self.kwargs = message.open()
+            self.func, self.args, self.kwargs = message.open_call()
         except BaseException as error:
             self.error = error
 
@@ -213,27 +212,22 @@ class Call:
         """Whether it yields."""
         return self.kind in (Kind.STREAM, Kind.STREAM_IN_LOOP)
 
-    def open_or_raise(self) -> None:
-        """Raise what went wrong while it was unpickled."""
-        if self.error is not None:
-            raise self.error
-
     def begin(self) -> Any:
         """Call the function."""
         return self.func(*self.args, **self.kwargs)
 
-    def ended(self, value: Any) -> Parcel:
+    def ended(self, value: Any) -> Mail:
         """The message that it has ended with this value."""
         if type(value) is CoroutineType:
             value.close()
             raise TypeError(f"{self.func!r} returned a coroutine; give the pool the `async def` itself")
-        return addressed(returned(value), Kind.DONE, self.task, time.perf_counter() - self._since)
+        return addressed(pack(value), Kind.DONE, self.task, time.perf_counter() - self._since)
 
-    def failed(self, error: BaseException) -> Parcel:
+    def failed(self, error: BaseException) -> Mail:
         """The message that it has raised this."""
-        return addressed(raised(error), Kind.DONE, self.task, time.perf_counter() - self._since)
+        return addressed(raised(error), Kind.FAILED, self.task, time.perf_counter() - self._since)
 
-    def stopped(self) -> Parcel:
+    def stopped(self) -> Mail:
         """The message that it was cancelled, as the pool wished."""
         return signal_of(Kind.STOPPED, self.task, time.perf_counter() - self._since)
 

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.lowlevel import checkpoint
 
-from aioproc._kernel.outcome import returned
-from aioproc._kernel.parcel import Parcel
+from aioproc._kernel.parcel import pack
 from aioproc._kernel.waiting import until
-from aioproc._kernel.wire import STREAM_AHEAD, Kind, addressed
+from aioproc._kernel.wire import STREAM_AHEAD, Kind, Mail, addressed
 from aioproc._kernel.worker import Call
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class _Desk:
         await self._free.acquire()
         self._free.release()
         worker = self._worker
-        await self._start(Call(await until(worker.take, worker.inbox.handle)), calls)
+        await self._start(Call(await until(worker.inbox.receive, worker.inbox.handle)), calls)
 
     async def _start(self, call: Call, calls: TaskGroup) -> None:
         if call.error is None and (call.needs_a_loop or call.is_stream):
@@ -65,7 +64,7 @@ class _Desk:
             self._worker.run_here(call)
 
     async def _run(self, call: Call) -> None:
-        outcome: Parcel | None = None
+        outcome: Mail | None = None
         with self._scopes[call.task] as scope:
             try:
                 outcome = call.ended(await self._performed(call))
@@ -88,7 +87,7 @@ class _Desk:
         try:
             async for item in _async_items(items):
                 await self._credit(call.task)
-                await self._send(addressed(returned(item), Kind.ITEM, call.task))
+                await self._send(addressed(pack(item), Kind.ITEM, call.task))
         finally:
             self._worker.controls.credits.pop(call.task, None)
             if hasattr(items, "aclose"):
@@ -103,12 +102,12 @@ class _Desk:
         await checkpoint()  # where a consumer that left is noticed
         credits[task] -= 1
 
-    async def _send(self, parcel: Parcel) -> None:
+    async def _send(self, mail: Mail) -> None:
         worker = self._worker
         try:
-            worker.home.send(parcel)
+            worker.home.send(mail)
         except BlockingIOError:
-            await until(lambda: worker.home.send(parcel), worker.home.handle, "write")
+            await until(lambda: worker.home.send(mail), worker.home.handle, "write")
 
     async def _obey(self) -> None:
         worker = self._worker

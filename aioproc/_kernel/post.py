@@ -1,0 +1,82 @@
+"""A channel as a pool and its worker use it: what it carries is addressed (see wire.py).
+
+Source: recvmsg(2) (MSG_CTRUNC).
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Final
+
+from aioproc._kernel import bundle, channel
+from aioproc._kernel.handle import Handle, SocketView
+from aioproc._kernel.rights import RECEIVE_FLAGS, SEND_FLAGS
+from aioproc._kernel.wire import Letter, Mail, Message, buffers
+
+_ROOM_FOR_RIGHTS: Final = socket.CMSG_SPACE(4 * (bundle.DIRECT_DESCRIPTORS + 2))
+_TRUNCATED: Final = int(socket.MSG_CTRUNC)
+
+
+class Post:
+    """One end of a channel of addressed messages; `send` and `receive` are attempts (see waiting.py).
+
+    Unlike a queue's channel it does not look for free descriptors before it receives: a message says whose it
+    is even when the kernel has dropped what came along, so this fails one task and costs the others nothing.
+    """
+
+    __slots__ = ("_channel", "_socket", "handle")
+
+    def __init__(self, end: channel.Channel) -> None:
+        self._channel = end
+        self.handle: Handle = end.handle
+        self._socket: SocketView | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Post, (self._channel,)
+
+    def send(self, mail: Mail) -> None:
+        """Send one message.
+
+        Raises:
+            BlockingIOError: The channel is full, or too many descriptors are on their way.
+            BrokenPipeError: Nobody can receive any more.
+            OSError: No descriptor is free for what must go along; nothing was sent.
+        """
+        if not isinstance(mail, Letter):
+            sock = self._socket if self._socket is not None and self.handle._fd >= 0 else self._view()
+            sock.send(mail, SEND_FLAGS)
+            return
+        mail.seal()
+        self._channel.send(mail.parcel)
+
+    def receive(self) -> Message:
+        """Receive one message.
+
+        Raises:
+            BlockingIOError: Nothing is there.
+            EOFError: Nothing is left and nobody can send any more.
+        """
+        buffer = buffers.pop() if buffers else bytearray(channel.PACKET_BYTES + 64)
+        sock = self._socket if self._socket is not None and self.handle._fd >= 0 else self._view()
+        try:
+            nbytes, ancillary, flags, _ = sock.recvmsg_into((buffer,), _ROOM_FOR_RIGHTS, RECEIVE_FLAGS)
+        except BaseException:
+            buffers.append(buffer)
+            raise
+        if not nbytes:
+            buffers.append(buffer)
+            raise EOFError("nobody can send any more")
+        return Message(
+            buffer, nbytes, bundle.received(ancillary) if ancillary else [], flags & _TRUNCATED != 0
+        )
+
+    def _view(self) -> SocketView:
+        if self._socket is None or self.handle._fd < 0:
+            self.handle.fileno()  # says so when it is closed
+            self._socket = SocketView(self.handle)
+            self._socket.settimeout(None)
+        return self._socket
+
+    def close(self) -> None:
+        """Close this end in this process."""
+        self._channel.close()
