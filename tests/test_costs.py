@@ -93,9 +93,9 @@ condition: wait waits for notify
     poll sendmsg close close close ioctl recvmsg sendmsg close close close close sleep yield epoll_del
     epoll_wait recvmsg ioctl sendmsg close yield
 pool: call, in the parent
-    send sleep dup close recvmsg_into yield
+    send sleep recvmsg_into yield
 pool: call, in the worker
-    send poll dup close recvmsg_into
+    send poll recvmsg_into
 """
 
 
