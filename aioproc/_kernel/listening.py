@@ -1,7 +1,8 @@
 """Who may wake: of many processes that wait for one thing, only a few are registered with their loops.
 
 The first processes that ever wait do so without more ado, so that a lone consumer pays nothing. All others
-need one of a few rights, which are tokens: so an item wakes a handful of processes, however many wait.
+need one of a few rights, which are tokens: so an item wakes a handful of processes, however many wait. Once
+some stand in line for a right, the first ones do as well, so that all get the same share.
 
 Source: epoll(7) (a shared socket wakes all who wait), eventfd(2).
 """
@@ -16,19 +17,26 @@ from aioproc._kernel.handle import Handle
 from aioproc._kernel.token import Tokens, tokens
 
 FREE_LISTENERS: Final = 2  # processes that need no right
-RIGHTS: Final = 2
+RIGHTS: Final = 3
 _COUNTER: Final = os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE
 
 
 class Listening(Private):
     """What a process needs before it waits.
 
+    Args:
+        free: How many processes may still wait without a right.
+        rights: What others need; None makes ``most`` of them.
+        most: A process whose loop is busy keeps its right meanwhile; each one more is one more wake-up.
+
     If a peer dies: Its right comes back when all who had one have died; one that needed none is not replaced.
     """
 
-    def __init__(self, free: Handle | None = None, rights: Tokens | None = None) -> None:
+    def __init__(
+        self, free: Handle | None = None, rights: Tokens | None = None, *, most: int = RIGHTS
+    ) -> None:
         self._free = free or Handle(os.eventfd(FREE_LISTENERS, _COUNTER))
-        self._rights = rights or tokens(RIGHTS)
+        self._rights = rights or tokens(most)
         self._needs_none: bool | None = None
         super().__init__()
 
@@ -43,6 +51,8 @@ class Listening(Private):
                 self._needs_none = True
             except BlockingIOError:
                 self._needs_none = False
+        if self._needs_none and self._rights.waiting:
+            self._needs_none = False
         return None if self._needs_none else self._rights
 
     def drop(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from aioproc._kernel import channel as packets
 from aioproc._kernel.backlog import Backlog
@@ -18,6 +18,8 @@ from aioproc._kernel.parcel import Parcel
 from aioproc._kernel.waiting import Right
 from aioproc.errors import TasksLost
 
+RIGHTS_TO_PUT: Final = 2  # each put rings those who listen for places once more
+
 
 class Store(Intake):
     """What the faces of a queue share.
@@ -30,7 +32,8 @@ class Store(Intake):
     def __init__(self, maxsize: int = 0, tasks: bool = False) -> None:
         writer, reader = packets.channel()
         ledger = Ledger(max(maxsize, 0), Tally() if tasks else None)
-        self._set_up(writer, reader, ledger, Listening(), Listening() if maxsize > 0 else None)
+        putters = Listening(most=RIGHTS_TO_PUT) if maxsize > 0 else None
+        self._set_up(writer, reader, ledger, Listening(), putters)
 
     def _set_up(
         self, writer: Channel, reader: Channel, ledger: Ledger, getters: Listening, putters: Listening | None

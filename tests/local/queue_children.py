@@ -133,23 +133,45 @@ async def aecho_ticking(inbox: Any, outbox: Any, wire: Wire) -> None:
 
 
 def collect(queue: Any, told: Wire) -> None:
-    """Tell each item that was taken, until None comes."""
+    """Tell each item that was taken, and who took it, until None comes."""
     told.say("ready")
     while (item := queue.sync.get()) is not None:
-        told.say(item)
+        told.say((item, os.getpid()))
 
 
 async def acollect(queue: Any, told: Wire) -> None:
     """The same in a loop."""
     told.say("ready")
     while (item := await queue.get()) is not None:
-        told.say(item)
+        told.say((item, os.getpid()))
+
+
+def keep_putting(queue: Any, told: Wire) -> None:
+    """Put one's number again and again, until the queue is shut down."""
+    told.say("ready")
+    with contextlib.suppress(Exception):
+        while True:
+            queue.sync.put(os.getpid())
+
+
+async def akeep_putting(queue: Any, told: Wire) -> None:
+    """The same in a loop."""
+    told.say("ready")
+    with contextlib.suppress(Exception):
+        while True:
+            await queue.put(os.getpid())
 
 
 def put_when_told(queue: Any, told: Wire) -> None:
     """Wait in a put."""
     told.say("ready")
-    queue.put("two")
+    queue.sync.put("two")
+
+
+async def aput_when_told(queue: Any, told: Wire) -> None:
+    """The same in a loop."""
+    told.say("ready")
+    await queue.put("two")
 
 
 def open_mail(mail: Any) -> None:
