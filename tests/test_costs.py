@@ -32,19 +32,19 @@ queue: twin's put
 queue: twin's get
     dup close recvmsg_into
 queue: get waits for a put
-    yield dup close recvmsg_into epoll_add yield send sleep yield epoll_del dup close recvmsg_into yield
+    yield dup close recvmsg_into ioctl yield send sleep yield dup close recvmsg_into yield
 bounded queue: put
     poll poll open flock eventfd_write eventfd_read send eventfd_read close
 bounded queue: get
     ioctl open flock eventfd_write dup close recvmsg_into eventfd_write eventfd_read close
 bounded queue: get waits for a put
-    yield ioctl ioctl poll poll epoll_add yield poll poll open flock eventfd_write eventfd_read send
-    eventfd_read close sleep yield epoll_del ioctl open flock eventfd_write dup close recvmsg_into
-    eventfd_write eventfd_read close yield
+    yield ioctl ioctl poll poll ioctl yield poll poll open flock eventfd_write eventfd_read send
+    eventfd_read close sleep yield ioctl open flock eventfd_write dup close recvmsg_into eventfd_write
+    eventfd_read close yield
 bounded queue: put waits for a get
-    yield poll poll epoll_wait poll poll poll epoll_add yield ioctl open flock eventfd_write dup close
-    recvmsg_into eventfd_write eventfd_read close sleep yield epoll_del poll poll open flock
-    eventfd_write eventfd_read send eventfd_read close yield
+    epoll_del yield poll poll epoll_wait poll poll poll ioctl epoll_add yield ioctl open flock
+    eventfd_write dup close recvmsg_into eventfd_write eventfd_read close sleep yield poll poll open
+    flock eventfd_write eventfd_read send eventfd_read close yield
 joinable queue: put
     poll open flock eventfd_write open sendmsg eventfd_write eventfd_read close close
 joinable queue: get
@@ -60,26 +60,26 @@ pipe: send
 pipe: recv
     dup close recvmsg_into
 pipe: recv waits for a send
-    yield dup close recvmsg_into epoll_add yield send sleep yield epoll_del dup close recvmsg_into yield
+    yield dup close recvmsg_into yield send sleep yield dup close recvmsg_into yield
 lock: acquire, release
     recvmsg ioctl sendmsg close
 lock: twin's acquire, release
     recvmsg ioctl sendmsg close
 lock: acquire waits for a release
-    recvmsg yield recvmsg open sendmsg close epoll_wait epoll_add yield ioctl recvmsg sendmsg close
-    close close sleep yield epoll_del epoll_wait recvmsg ioctl sendmsg close yield
+    recvmsg yield recvmsg open sendmsg close epoll_wait getpid epoll_add yield ioctl recvmsg sendmsg
+    close close close sleep yield epoll_wait recvmsg epoll_del ioctl sendmsg close yield
 rlock: acquire, release
     recvmsg ioctl sendmsg close
 bounded semaphore: acquire, release
     recvmsg ioctl sendmsg close
 bounded semaphore: acquire waits for a release
-    recvmsg yield recvmsg open sendmsg close epoll_wait epoll_add yield ioctl recvmsg sendmsg close
-    close close sleep yield epoll_del epoll_wait recvmsg ioctl sendmsg close yield
+    recvmsg yield recvmsg open sendmsg close epoll_wait getpid epoll_add yield ioctl recvmsg sendmsg
+    close close close sleep yield epoll_wait recvmsg epoll_del ioctl sendmsg close yield
 semaphore: acquire, release
     poll ioctl eventfd_read eventfd_write
 semaphore: acquire waits for a release
-    poll ioctl eventfd_read yield poll ioctl eventfd_read recvmsg eventfd_read epoll_add yield
-    eventfd_write sleep yield epoll_del eventfd_read ioctl sendmsg close eventfd_write yield
+    poll ioctl eventfd_read epoll_del yield poll ioctl eventfd_read recvmsg eventfd_read epoll_add yield
+    eventfd_write sleep yield eventfd_read ioctl sendmsg close eventfd_write yield
 event: set
     eventfd_write
 event: wait, set already
@@ -87,11 +87,11 @@ event: wait, set already
 event: clear
     eventfd_read
 event: wait waits for set
-    yield poll epoll_add yield eventfd_write sleep yield epoll_del poll yield
+    epoll_del yield poll epoll_add yield eventfd_write sleep yield poll yield
 condition: wait waits for notify
-    yield recvmsg open sendmsg close ioctl sendmsg close epoll_wait epoll_add yield recvmsg recvmsg dup
-    poll sendmsg close close close ioctl recvmsg sendmsg close close close close sleep yield epoll_del
-    epoll_wait recvmsg ioctl sendmsg close yield
+    yield recvmsg open sendmsg close ioctl sendmsg close epoll_wait getpid epoll_add yield recvmsg
+    recvmsg dup poll sendmsg close close close ioctl recvmsg sendmsg close close close close sleep yield
+    epoll_wait recvmsg epoll_del ioctl sendmsg close yield
 pool: call, in the parent
     send sleep recvmsg_into yield
 pool: call, in the worker
