@@ -1,0 +1,1 @@
+"""The application of ``examples/web`` behind real servers."""
