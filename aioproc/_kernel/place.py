@@ -38,7 +38,8 @@ class Place(Private):
     """Where the tasks of one loop, or one thread, wait for tokens.
 
     Each of them has a ticket in the line. A ticket carries the other end of our private socket, and the
-    writing end of a pipe, its receipt: when the last one is closed, no ticket of ours is left anywhere.
+    writing end of a pipe, its receipt: when the last one is closed, no ticket of ours is left anywhere. With
+    the token the receipt comes back; so the pipe hangs up only when a ticket was lost.
     """
 
     free: int = READ  # what to watch the free tokens for
@@ -49,13 +50,15 @@ class Place(Private):
         self.stale = False  # nobody else may join
         self._tickets = 0  # at most so many are in the line, or in a releaser's hands
         self._crowded = False
+        self._slept = False
+        self._spare: Handle | None = None  # the receipt that came back, while no ticket of ours is anywhere
         with no_fork:
             mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             os.close(writing)
             self._mine, self._theirs = Handle(mine.detach()), Handle(theirs.detach())
             self._receipt = Handle(reading)
-            self.watch = Watch()
+            self.watch = Watch(stays=True)
             super().__init__()
         self._end = SocketView(self._mine)
         self._line = SocketView(line)
@@ -68,6 +71,7 @@ class Place(Private):
     def join(self) -> None:
         """One more waits here."""
         self.waiters += 1
+        self._slept = False
         try:
             self._post()
         except BaseException:
@@ -89,24 +93,41 @@ class Place(Private):
         Raises:
             BlockingIOError: Not yet.
         """
+        if self._slept and self._came():  # that is what wakes us, mostly
+            return
         ready = self.watch.ready()
         if self._arrived(ready):
             return
         self._recover(ready)
         self._post()
         if self._source.back.fileno() not in ready:
+            self._slept = True
             raise BlockingIOError
         self._source.take()
 
     def _arrived(self, ready: dict[int, int]) -> bool:
         if self._receipt.fileno() in ready:
             self._tickets = 0
-        if self._mine.fileno() not in ready:
-            return False
+        return self._mine.fileno() in ready and self._came()
+
+    def _came(self) -> bool:
+        """Keep the token that was sent here; False when there is none."""
         with no_fork:
-            self._source.keep(receive(self._end, PACKET_BYTES, 1))
-            self._tickets -= self._tickets > 0
+            try:
+                got = self._received()
+            except BlockingIOError:
+                return False
+            self._source.keep(got)
         return True
+
+    def _received(self) -> Received:
+        """A token that was sent here; its receipt is good for our next ticket."""
+        packet, descriptors = receive(self._end, PACKET_BYTES, 2)
+        self._tickets -= self._tickets > 0
+        for receipt in descriptors[1:]:
+            spare = Handle(receipt)
+            self._spare = None if self._tickets else spare
+        return packet, descriptors[:1]
 
     def _hung_up(self, ready: dict[int, int]) -> list[int]:
         pipes = [pipe.fileno() for pipe in self._source.pipes()]
@@ -138,11 +159,12 @@ class Place(Private):
 
     def _send_ticket(self, line: SocketView) -> None:
         with no_fork:
-            receipt = os.open(f"/proc/self/fd/{self._receipt.fileno()}", os.O_WRONLY | os.O_NONBLOCK)
-            try:
-                line.sendmsg([TICKET], rights(self._theirs.fileno(), receipt), SEND_FLAGS)
-            finally:
-                os.close(receipt)
+            receipt, self._spare = self._spare or self._new_receipt(), None
+            line.sendmsg([TICKET], rights(self._theirs.fileno(), receipt.fileno()), SEND_FLAGS)
+            receipt.close()
+
+    def _new_receipt(self) -> Handle:
+        return Handle(os.open(f"/proc/self/fd/{self._receipt.fileno()}", os.O_WRONLY | os.O_NONBLOCK))
 
     def _retire(self) -> None:
         """Nobody waits here, but a token may still be sent here: stop that, and pass on what has arrived."""
@@ -150,7 +172,7 @@ class Place(Private):
             self._end.shutdown(socket.SHUT_RD)
             while True:
                 try:
-                    got = receive(self._end, PACKET_BYTES, 1)
+                    got = self._received()
                 except BlockingIOError:
                     break
                 if not got[0]:
@@ -164,6 +186,8 @@ class Place(Private):
 
     def drop(self) -> None:
         """Close everything without a word to others."""
+        if self._spare is not None:
+            self._spare.close()
         for handle in (self.watch, self._mine, self._theirs, self._receipt):
             handle.lines.clear()
             handle.close()

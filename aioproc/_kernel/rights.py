@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from array import array
 from typing import Final, TypeAlias
 
 Rights: TypeAlias = list[tuple[int, int, bytes]]
@@ -15,15 +16,13 @@ Received: TypeAlias = tuple[bytes, tuple[int, ...]]
 INT: Final = struct.Struct("i")
 ONE: Final = socket.CMSG_SPACE(INT.size)
 SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_SPACES: Final = [socket.CMSG_SPACE(INT.size * most) for most in range(4)]
 RECEIVE_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 
 
 def rights(*descriptors: int) -> Rights:
     """Descriptors as what `sendmsg` takes."""
-    packed = (
-        INT.pack(*descriptors) if len(descriptors) == 1 else struct.pack(f"{len(descriptors)}i", *descriptors)
-    )
-    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, packed)]
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors).tobytes())]
 
 
 def receive(view: socket.socket, length: int, most: int, flags: int = 0) -> Received:
@@ -32,9 +31,6 @@ def receive(view: socket.socket, length: int, most: int, flags: int = 0) -> Rece
     Raises:
         BlockingIOError: Nothing is there.
     """
-    space = socket.CMSG_SPACE(INT.size * most)
+    space = _SPACES[most] if most < len(_SPACES) else socket.CMSG_SPACE(INT.size * most)
     packet, ancillary, _, _ = view.recvmsg(length, space, RECEIVE_FLAGS | flags)
-    if not ancillary:
-        return packet, ()
-    data = ancillary[0][2]
-    return packet, struct.unpack(f"{len(data) // INT.size}i", data)
+    return packet, tuple(memoryview(ancillary[0][2]).cast("i")) if ancillary else ()

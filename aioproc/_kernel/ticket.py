@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import select
 import socket
+from socket import SocketType  # without the Python layer that `socket.socket` puts around it
 from typing import Final
 
-from aioproc._kernel.rights import SEND_FLAGS, Rights, receive, rights
+from aioproc._kernel.rights import SEND_FLAGS, receive, rights
 
 TICKET: Final = b"t"
 
@@ -30,11 +31,16 @@ class Ticket:
     def __init__(self, end: int, receipt: int, heirs: int | None = None) -> None:
         self._descriptors = [end, receipt] if heirs is None else [end, receipt, heirs]
 
-    def redeem(self, packet: bytes, token: Rights) -> bool:
-        """Send the token to the owner; False when it and all its heirs have died or left."""
-        end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, self._descriptors[0])
+    def redeem(self, packet: bytes, token: int) -> bool:
+        """Send the token, and the receipt, to the owner; False when it and all its heirs have died or left.
+
+        Args:
+            packet: What is sent.
+            token: The descriptor of the token.
+        """
+        end = SocketType(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, self._descriptors[0])
         try:
-            end.sendmsg([packet], token, SEND_FLAGS)
+            end.sendmsg([packet], rights(token, self._descriptors[1]), SEND_FLAGS)
         except (BrokenPipeError, ConnectionResetError):
             return self._succeeded() and self.redeem(packet, token)
         finally:

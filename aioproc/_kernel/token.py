@@ -55,6 +55,7 @@ class Tokens(Private):
         self._pipes: list[Handle] = [ends] if pipes == 1 else []
         self._places = Places(partial(Place, weakref.proxy(self), back))
         self._left = 0
+        self._wanted = False  # whether the last token that was released here had a ticket
         self.owner: object = None  # of a lock that its owner may take again
         self.depth = 0
         super().__init__()
@@ -187,13 +188,13 @@ class Tokens(Private):
 
     def _hand_over(self, fd: int, packet: bytes) -> None:
         """Send a token to the oldest ticket whose owner lives, or back to the free ones."""
-        token = rights(fd)
         try:
-            while unread(self.front):
+            while self._wanted or unread(self.front):
                 ticket = next_ticket(self._front_view)
-                if ticket is not None and ticket.redeem(packet, token):
+                self._wanted = ticket is not None  # so the next release need not ask
+                if ticket is not None and ticket.redeem(packet, fd):
                     return
-            self._front_view.sendmsg([packet], token, SEND_FLAGS)
+            self._front_view.sendmsg([packet], rights(fd), SEND_FLAGS)
         finally:
             os.close(fd)  # after an error: as if the holder had died
 

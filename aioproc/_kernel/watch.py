@@ -17,13 +17,16 @@ ONCE: Final = select.EPOLLET  # report each change once, not for as long as it l
 
 
 class Watch(Handle):
-    """A private epoll descriptor; give it to `until`, and ask `ready` in the attempt."""
+    """A private epoll descriptor; give it to `until`, and ask `ready` in the attempt.
 
-    __slots__ = ("_epoll",)
+    Args:
+        stays: Whether it may stay registered with a loop when nobody waits.
+    """
 
-    stays = False  # what changes behind it would wake those who do not wait
+    __slots__ = ("_epoll", "stays")
 
-    def __init__(self) -> None:
+    def __init__(self, stays: bool = False) -> None:
+        self.stays = stays
         self._epoll = select.epoll()
         super().__init__(self._epoll.fileno())
 
