@@ -16,13 +16,7 @@ from pathlib import Path
 from typing import Any
 
 LIMIT_SECONDS = 30
-OPTIONS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--remote-debugging-pipe",
-)
+OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 
 
 class Page:
@@ -81,7 +75,7 @@ class Page:
 def browser(program: str, folder: Path) -> Iterator[Page]:
     """A browser of its own with an empty page; at the end it is gone."""
     (orders, write), (read, answers) = os.pipe(), os.pipe()
-    command = [program, *OPTIONS, f"--user-data-dir={folder}"]
+    command = [program, *OPTIONS, "--remote-debugging-pipe", f"--user-data-dir={folder}"]
 
     def take_ends() -> None:  # the browser reads its descriptor 3 and writes to 4
         first, second = os.dup(orders), os.dup(answers)

@@ -23,19 +23,19 @@ WATCH = """
             if (%s) { watcher.disconnect(); seen(texts); }
         };
         const watcher = new MutationObserver(look);
-        watcher.observe(document.body, {subtree: true, childList: true, characterData: true, attributes: true});
+        watcher.observe(document.body, {subtree: true, childList: true, attributes: true});
         %s
     })
 """
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here (Debian's package chromium)")
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium (Debian's package `chromium`)")
 def test_progress_and_cancel(tmp_path: Path) -> None:
-    """A job's progress moves the bar while it runs, to its end; another one is stopped by the cancel button."""
+    """A job's progress moves the bar while it runs, to its end; the cancel button stops another one."""
     assert CHROMIUM
     with (
         started(SERVERS["fastapi"], tmp_path, workers=1) as server,
-        browser(CHROMIUM, tmp_path / "b") as page,
+        browser(CHROMIUM, tmp_path) as page,
     ):
         page.open(f"http://127.0.0.1:{server.port}/")
         page.run('document.getElementById("below").value = 300000')
