@@ -76,6 +76,8 @@ async def test_same_objects(path: str) -> None:
         assert await other.JoinableQueue("tasks").get() == "task"
         other.JoinableQueue("tasks").task_done()
         await one.JoinableQueue("tasks").join()
+        await one.JoinableQueue("few tasks", 3).put("task")
+        assert await other.JoinableQueue("few tasks", 3).get() == "task"
         one.Event("event").set()
         assert await other.Event("event").wait()
         assert await one.Semaphore("semaphore", 1).acquire()

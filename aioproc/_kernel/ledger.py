@@ -61,18 +61,18 @@ def reopened(pipe: Handle) -> int:
 
 
 class Tally:
-    """Tasks that were sent, received and done; each open one holds the writing end of ``work``."""
+    """Tasks that were sent, received, done and lost; each open one holds the writing end of ``work``."""
 
-    __slots__ = ("done", "received", "sent", "work")
+    __slots__ = ("done", "lost", "received", "sent", "work")
 
     def __init__(self, *counts: Handle) -> None:
-        self.work, self.sent, self.received, self.done = counts or _new_tally()
+        self.work, self.sent, self.received, self.done, self.lost = counts or _new_tally()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Tally, (self.work, self.sent, self.received, self.done)
+        return Tally, (self.work, self.sent, self.received, self.done, self.lost)
 
     def note(self, count: Handle, tasks: int = 1) -> None:
-        """Count tasks that were sent, received or done."""
+        """Count tasks that were sent, received, done or lost."""
         os.eventfd_write(count.fileno(), tasks)
 
     def set_right(self, packets: int) -> None:
@@ -82,16 +82,16 @@ class Tally:
             os.eventfd_write((self.received if behind > 0 else self.sent).fileno(), abs(behind))
 
     def unfinished(self) -> int:
-        """How many tasks were sent and not done."""
-        return value_of(self.sent) - value_of(self.done)
+        """How many tasks were sent and are neither done nor known to be lost."""
+        return value_of(self.sent) - value_of(self.done) - value_of(self.lost)
 
     def close(self) -> None:
-        for handle in (self.work, self.sent, self.received, self.done):
+        for handle in (self.work, self.sent, self.received, self.done, self.lost):
             handle.close()
 
 
 def _new_tally() -> tuple[Handle, ...]:
-    return _pipe(), counter(), counter(), counter()
+    return _pipe(), counter(), counter(), counter(), counter()
 
 
 def _pipe() -> Handle:

@@ -27,7 +27,7 @@ PAIRS: Final = 4  # each end of each is a queue; one takes some 550 names where 
 DESCRIPTORS: Final = 1 + 2 * PAIRS
 QUEUE_BYTES: Final = 1 << 20
 ENTRY_BYTES: Final = 8192
-MOST_DESCRIPTORS: Final = 16  # of one object
+MOST_DESCRIPTORS: Final = 32  # of one object; a bounded JoinableQueue has 18
 
 _MEMORY_NAME: Final = "aioproc names"
 _SO_PEEK_OFF: Final = 42

@@ -12,7 +12,7 @@ from aioproc._kernel.bell import Bell
 from aioproc._kernel.channel import Arrival, Channel
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.intake import Intake
-from aioproc._kernel.ledger import Entry, Ledger, Tally, ended, hung_up, ready, reopened
+from aioproc._kernel.ledger import Entry, Ledger, Tally, ended, hung_up, ready, reopened, value_of
 from aioproc._kernel.listening import Listening
 from aioproc._kernel.parcel import Parcel
 from aioproc._kernel.waiting import Right
@@ -222,8 +222,18 @@ class Store(Intake):
         self.ledger.tally.note(self.ledger.tally.done)
         task.close()
 
-    def joined(self) -> None:
-        """Whether every task is done: BlockingIOError if not, TasksLost if some never will be."""
+    def lost(self) -> int:
+        """How many tasks were found to be lost so far."""
+        self.check()
+        assert self.ledger.tally is not None
+        return value_of(self.ledger.tally.lost)
+
+    def joined(self, lost_before: int) -> None:
+        """Whether every task is done: BlockingIOError if not.
+
+        Raises:
+            TasksLost: Since there were so many, more were found to be lost, here or by another who waits.
+        """
         tally = self.ledger.tally
         assert tally is not None
         if not hung_up(tally.work):
@@ -232,9 +242,11 @@ class Store(Intake):
             if not hung_up(tally.work):
                 raise BlockingIOError
             self.ledger.set_right_alone(self.reader)
-            lost = tally.unfinished()
-            if lost > 0:
-                tally.note(tally.done, lost)
+            unfinished = tally.unfinished()
+            if unfinished > 0:
+                tally.note(tally.lost, unfinished)
+            lost = value_of(tally.lost) - lost_before
+            if lost:
                 raise TasksLost(lost)
 
     @property

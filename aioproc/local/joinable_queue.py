@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TypeVar
 
 from aioproc._kernel.store import Store
@@ -52,13 +53,15 @@ class JoinableQueue(Queue[T]):
         """Wait until all tasks are done.
 
         Raises:
-            TasksLost: Those still open were in the hands of processes that have died; they count as done now.
+            TasksLost: Those still open were in the hands of processes that have died; they count as done now,
+                and all who were waiting are told.
 
         If cancelled: Nothing changes.
         If a peer dies: Its open tasks are lost; who waits learns of it once all others are done.
         Cost: One wake-up.
         """
-        await until(self._store.joined, self._store.work, "read")
+        store = self._store
+        await until(partial(store.joined, store.lost()), store.work, "read")
 
 
 class SyncJoinableQueue(SyncQueue[T]):
@@ -78,4 +81,5 @@ class SyncJoinableQueue(SyncQueue[T]):
 
     def join(self) -> None:
         """See `JoinableQueue.join`."""
-        until_blocking(self._store.joined, self._store.work, "read")
+        store = self._store
+        until_blocking(partial(store.joined, store.lost()), store.work, "read")

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import anyio
 
+from aioproc import TasksLost
 from tests.shared import Wire
 
 VISIBLE: Final = {  # what others can see of an operation, in C: each is one system call
@@ -59,9 +60,21 @@ def operate(queue: Any, name: str, calls: int, wire: Wire) -> None:
         "qsize": lambda: queue.qsize(),
         "shutdown": lambda: queue.shutdown(),
         "shutdown at once": lambda: queue.shutdown(immediate=True),
-        "join": lambda: queue.join(),
+        "join": lambda: lost(queue),
     }
     die_after(calls, operations[name], wire)
+
+
+def lost(queue: Any, before: int | None = None) -> int:
+    """How many tasks join() says are lost, also if it began when only so many were known to be lost."""
+    try:
+        if before is None:
+            queue.join()
+        else:
+            queue._store.joined(before)
+    except TasksLost as error:
+        return error.count
+    return 0
 
 
 def payload(number: int, size: int) -> bytes:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from aioproc import JoinableQueue, Queue, TasksLost
-from tests.crash.queue_children import operate
+from aioproc import JoinableQueue, Queue
+from tests.crash.queue_children import lost, operate
+from tests.local.queue_children import take_two
 from tests.shared import Wire
 
 MOST_CALLS = 60
@@ -90,7 +91,7 @@ def test_killed_in_a_task(maxsize: int) -> None:
         for _ in range(left):
             queue.get(timeout=0)
             queue.task_done()
-        assert _join(queue) in (0, 2 - left)
+        assert lost(queue) in (0, 2 - left)
         queue.join()
         with pytest.raises(ValueError, match="too many"):
             queue.task_done()
@@ -122,16 +123,35 @@ def test_killed_in_a_shutdown(kind: Any, maxsize: int, operation: str) -> None:
                     queue.task_done()
             except ValueError:
                 pass
-            _join(queue)
+            lost(queue)
 
 
-def _join(queue: Any) -> int:
-    """How many tasks join() says are lost."""
-    try:
+@pytest.mark.parametrize("maxsize", [0, 3])
+@pytest.mark.parametrize("died", [0, 2])
+def test_killed_in_a_join(maxsize: int, died: int) -> None:
+    """Who dies in join() keeps from nobody who waits that tasks were lost, and counts none twice."""
+
+    def left_by_the_dead() -> Any:
+        queue = filled(JoinableQueue, maxsize, 2)
+        if died:
+            context: Any = multiprocessing.get_context("fork")
+            consumer = context.Process(target=take_two, args=(queue.sync,))
+            consumer.start()
+            consumer.join()
+            consumer.close()
+        else:
+            for _ in range(2):
+                queue.sync.get(timeout=0)
+                queue.sync.task_done()
+        return queue
+
+    for queue, _ in prefixes(left_by_the_dead, "join"):
+        assert lost(queue, before=0) == died  # as one who was waiting before
+        assert lost(queue) == 0
+        queue.put("more")
+        queue.get()
+        queue.task_done()
         queue.join()
-    except TasksLost as error:
-        return error.count
-    return 0
 
 
 def test_killed_while_it_counts() -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any
 
+from aioproc import TasksLost
 from tests.shared import Wire
 
 HEAVY = ("asyncio", "anyio", "trio", "uvloop")
@@ -180,6 +181,56 @@ def open_mail(mail: Any) -> None:
     answers.sync.put("got it")
     with lock.sync:
         answers.sync.put("locked")
+
+
+def tell_first(queue: Any, told: Wire) -> None:
+    """Have the queue say that its join has begun."""
+    lost = queue._store.lost
+
+    def telling() -> int:
+        count: int = lost()
+        told.say("waiting")
+        return count
+
+    queue._store.lost = telling
+
+
+def tell_lost(queue: Any, told: Wire) -> None:
+    """Say when the wait for all tasks begins, and how many were lost."""
+    tell_first(queue, told)
+    try:
+        queue.join()
+    except TasksLost as error:
+        told.say(error.count)
+
+
+async def atell_lost(queue: Any, told: Wire) -> None:
+    """The same in a loop."""
+    tell_first(queue, told)
+    try:
+        await queue.join()
+    except TasksLost as error:
+        told.say(error.count)
+
+
+def leave_behind(queue: Any, told: Wire, cancel: bool) -> None:
+    """Put more than the kernel takes, and end."""
+    queue.put("first")
+    for _ in range(100):
+        queue.put(bytes(60_000))
+    if cancel:
+        queue.cancel_join_thread()
+    told.say(len(queue._store.backlog))
+
+
+async def aleave_behind(queue: Any, told: Wire, cancel: bool) -> None:
+    """The same in a loop."""
+    await queue.put("first")
+    for _ in range(100):
+        await queue.put(bytes(60_000))
+    if cancel:
+        queue.cancel_join_thread()
+    told.say(len(queue._store.backlog))
 
 
 def take_two(queue: Any) -> None:

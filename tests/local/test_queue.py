@@ -225,6 +225,33 @@ async def test_who_ends_at_once_loses_nothing(target: Any, maxsize: int, start_m
     assert (process.exitcode, queue.qsize()) == (0, 0)
 
 
+@pytest.mark.parametrize("target", [children.leave_behind, children.aleave_behind])
+@pytest.mark.parametrize("maxsize", [0, 200])
+async def test_cancel_join_thread(target: Any, maxsize: int) -> None:
+    """A process ends when all that it put is written; after cancel_join_thread it ends at once."""
+    for cancel in (True, False):
+        queue, told = Queue[Any](maxsize), Wire()
+        handed = queue if target is children.aleave_behind else queue.sync
+        process = aioproc.Process(target=target, args=(handed, told, cancel))
+        await process.start()
+        behind = await told.ahear()
+        assert behind > 10
+        if cancel:
+            with anyio.fail_after(20):
+                await process.join()
+        else:
+            await process.join(timeout=0.1)
+            assert process.is_alive()
+        assert await queue.get() == "first"
+        for _ in range(100 - behind if cancel else 100):
+            assert len(await queue.get(timeout=20)) == 60_000
+        assert queue.empty()
+        if maxsize:
+            assert queue.qsize() == 0
+        await process.join()
+        assert process.exitcode == 0
+
+
 async def test_close() -> None:
     """A closed queue refuses everything in this process; what was put is still written."""
     queue: Queue[int] = Queue()

@@ -11,6 +11,7 @@ import aioproc
 from aioproc import JoinableQueue, Lock, Queue
 from aioproc.testing import check_queue
 from tests.local import queue_children as children
+from tests.shared import Wire
 
 pytestmark = pytest.mark.anyio
 
@@ -61,4 +62,39 @@ async def test_a_consumer_that_dies_loses_its_tasks() -> None:
     with pytest.raises(aioproc.TasksLost) as caught:
         await queue.join()
     assert caught.value.count == 2
+    await queue.join()
+
+
+async def test_all_who_join_hear_of_lost_tasks() -> None:
+    """Two processes and two tasks wait in join(): each is told how many were lost; who comes later is not."""
+    queue: JoinableQueue[int] = JoinableQueue(5)
+    told = Wire()
+    await queue.put_many([1, 2, 3])
+    joiners = [
+        aioproc.Process(target=children.tell_lost, args=(queue.sync, told)),
+        aioproc.Process(target=children.atell_lost, args=(queue, told)),
+    ]
+    for process in joiners:
+        await process.start()
+        assert await told.ahear() == "waiting"
+    counts: list[int] = []
+
+    async def join() -> None:
+        try:
+            await queue.join()
+        except aioproc.TasksLost as error:
+            counts.append(error.count)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(join)
+        group.start_soon(join)
+        await anyio.wait_all_tasks_blocked()
+        async with aioproc.Process(target=children.take_two, args=(queue.sync,)) as consumer:
+            await consumer.join()
+        assert await queue.get() == 3
+        queue.task_done()
+    assert counts == [2, 2]
+    assert [await told.ahear() for _ in joiners] == [2, 2]
+    for process in joiners:
+        await process.join()
     await queue.join()
