@@ -66,15 +66,15 @@ lock: acquire, release
 lock: twin's acquire, release
     recvmsg ioctl sendmsg close
 lock: acquire waits for a release
-    recvmsg yield recvmsg open sendmsg close epoll_wait getpid epoll_add yield ioctl recvmsg sendmsg
-    close close close sleep yield epoll_wait recvmsg epoll_del ioctl sendmsg close yield
+    recvmsg epoll_del yield recvmsg sendmsg close epoll_wait epoll_add yield ioctl recvmsg sendmsg close
+    close close sleep yield recvmsg recvmsg ioctl sendmsg close yield
 rlock: acquire, release
     recvmsg ioctl sendmsg close
 bounded semaphore: acquire, release
     recvmsg ioctl sendmsg close
 bounded semaphore: acquire waits for a release
-    recvmsg yield recvmsg open sendmsg close epoll_wait getpid epoll_add yield ioctl recvmsg sendmsg
-    close close close sleep yield epoll_wait recvmsg epoll_del ioctl sendmsg close yield
+    recvmsg epoll_del yield recvmsg sendmsg close epoll_wait epoll_add yield ioctl recvmsg sendmsg close
+    close close sleep yield recvmsg recvmsg ioctl sendmsg close yield
 semaphore: acquire, release
     poll ioctl eventfd_read eventfd_write
 semaphore: acquire waits for a release
@@ -89,9 +89,9 @@ event: clear
 event: wait waits for set
     epoll_del yield poll epoll_add yield eventfd_write sleep yield poll yield
 condition: wait waits for notify
-    yield recvmsg open sendmsg close ioctl sendmsg close epoll_wait getpid epoll_add yield recvmsg
-    recvmsg dup poll sendmsg close close close ioctl recvmsg sendmsg close close close close sleep yield
-    epoll_wait recvmsg epoll_del ioctl sendmsg close yield
+    yield recvmsg sendmsg close ioctl sendmsg close epoll_wait yield recvmsg recvmsg dup poll sendmsg
+    close close close ioctl recvmsg sendmsg close close close close sleep yield epoll_wait recvmsg
+    recvmsg ioctl sendmsg close yield
 pool: call, in the parent
     send sleep recvmsg_into yield
 pool: call, in the worker
