@@ -231,12 +231,29 @@ def named() -> list[tuple[str, str]]:
     return re.findall(r"\[`(\w+)(?:\.py)?`\]\(\.\./(tests/[\w/]+\.py)\)", PAGE.read_text())
 
 
-@pytest.mark.parametrize("file", sorted({file for _, file in named()}))
-def test_named_tests_exist(file: str) -> None:
+def test_named_tests_exist() -> None:
     """Every test that the page names is in the file that the link leads to."""
-    tree = ast.parse((ROOT / file).read_text())
-    there = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
-    assert {name for name, where in named() if where == file} <= there | {Path(file).stem}
+    for file in {file for _, file in named()}:
+        tree = ast.parse((ROOT / file).read_text())
+        functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+        there = {node.name for node in ast.walk(tree) if isinstance(node, functions)}
+        assert {name for name, where in named() if where == file} <= there | {Path(file).stem}, file
+
+
+def test_what_other_pages_name_exists() -> None:
+    """Every test, and every file of ours, that any page of the documentation names is there."""
+    tests = list((ROOT / "tests").rglob("*.py"))
+    known = {path.stem for path in tests} | {"test_queue_feeder_donot_stop_onexc"}  # the stdlib's own
+    for path in tests:
+        known |= set(re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE))
+    files = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("[abte]*/**/*.py")}
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        text = re.sub(r"```python\n.*?```", "", page.read_text(), flags=re.DOTALL)
+        assert set(re.findall(r"`(test_\w+)`", text)) <= known, page.name
+        for path in re.findall(r"`((?:aioproc/|tests/|benchmarks/|examples/|_kernel/)[\w/]+\.py)`", text):
+            assert path.replace("_kernel/", "aioproc/_kernel/", path.startswith("_")) in files, page.name
+        for program in re.findall(r"python -m ((?:benchmarks|examples)\.[a-z]\w*)", text):
+            assert program.replace(".", "/") + ".py" in files, page.name
 
 
 def test_every_row_names_a_test() -> None:
