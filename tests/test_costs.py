@@ -184,7 +184,8 @@ async def cost(
     """The system calls of an operation once it has been done before, and between what it needs done."""
     for _ in range(2):
         await done(before())
-        waiting._spent = 0  # else one of 64 operations would yield to the loop
+        while not waiting.spent():  # else one of 64 operations would yield to the loop
+            pass
         with system_calls() as found:
             await done(operation())
         await done(after())

@@ -22,6 +22,7 @@ OUT_OF_BAND_BYTES: Final = 64 * 1024  # buffers of this size and more travel bes
 _NUMBERS: Final = frozenset({int, float, bool, type(None)})
 _STRINGS: Final = frozenset({str, bytes})
 _EXTRA: Final[dict[type, Any]] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+_REGISTERED: Final = copyreg.dispatch_table
 
 
 class Parcel:
@@ -76,7 +77,11 @@ def pack(obj: object) -> Parcel:
     kind = type(obj)
     if kind in _NUMBERS or (kind in _STRINGS and len(obj) < OUT_OF_BAND_BYTES // 4):  # type: ignore[arg-type]
         return Parcel((pickle.dumps(obj, 5),))
-    return (_writers.pop() if _writers else _Writer()).write(obj)
+    try:
+        writer = _writers.pop()
+    except IndexError:
+        writer = _Writer()
+    return writer.write(obj)
 
 
 def unpack(data: Any, buffers: Sequence[Any] = (), descriptors: MutableSequence[int] | None = None) -> Any:
@@ -97,24 +102,28 @@ class _Writer:
         self._buffers: list[memoryview] = []
         self._handles: list[Handle] = []
         self._pickler = pickle.Pickler(self._pieces, 5, buffer_callback=self._stays_inside)
+        self._dump, self._clear_memo = self._pickler.dump, self._pickler.clear_memo
         self._known = -1
 
     def write(self, obj: object) -> Parcel:
         """The object as a parcel."""
-        if self._known != len(_EXTRA) + len(copyreg.dispatch_table):
+        if self._known != len(_EXTRA) + len(_REGISTERED):
             _Tables.learn()
             self._known = _Tables.known
             self._pickler.dispatch_table = {**_Tables.message, Handle: self._goes_along}
         try:
-            self._pickler.dump(obj)
+            self._dump(obj)
             if _Tables.main_is_out_of_reach:
                 _check_reach(filter(_is_frame, self._pieces))
         except (pickle.PicklingError, AttributeError, TypeError) as failure:
             return _parcel_by_value(obj, failure)  # and this writer is dropped: its pickle is half written
+        self._clear_memo()
         pieces = self._pieces
-        parcel = Parcel((pieces.pop(),) if len(pieces) == 1 else tuple(pieces))
-        pieces.clear()
-        self._pickler.clear_memo()
+        if len(pieces) == 1:
+            parcel = Parcel((pieces.pop(),))
+        else:
+            parcel = Parcel(tuple(pieces))
+            pieces.clear()
         if self._buffers:
             parcel.buffers, self._buffers = self._buffers, []
         if self._handles:
@@ -205,7 +214,7 @@ class _Tables:
         main = sys.modules.get("__main__")
         file = getattr(main, "__file__", None) or "<none>"  # "<stdin>" and its like are no files
         cls.main_is_out_of_reach = getattr(main, "__spec__", None) is None and file.startswith("<")
-        cls.plain = {**copyreg.dispatch_table, **_EXTRA}
+        cls.plain = {**_REGISTERED, **_EXTRA}
         cls.message = {**cls.plain, socket.socket: _reduce_socket}
         connection = sys.modules.get("multiprocessing.connection")
         if connection is not None:
@@ -214,7 +223,7 @@ class _Tables:
 
 
 def _learned() -> int:
-    return len(_EXTRA) + len(copyreg.dispatch_table)
+    return len(_EXTRA) + len(_REGISTERED)
 
 
 def _reduce_socket(sock: socket.socket) -> tuple[Any, ...]:

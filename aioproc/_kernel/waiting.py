@@ -15,6 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ BUDGET_OPERATIONS: Final = 64  # ready operations between two yields to the loop
 
 _POLL: Final[dict[Event, int]] = {"read": select.POLLIN, "write": select.POLLOUT}
 _background: set[Any] = set()  # a loop keeps only weak references to its tasks
-_spent = 0
+
+# Counts one operation that was ready at once; True when it is time for a `checkpoint`.
+spent: Callable[[], bool] = cycle([False] * (BUDGET_OPERATIONS - 1) + [True]).__next__
 
 
 class Right(Protocol):
@@ -234,16 +237,6 @@ async def checkpoint() -> None:
     from anyio import lowlevel
 
     await lowlevel.checkpoint()
-
-
-def spent() -> bool:
-    """Count one operation that was ready at once; True when it is time for a `checkpoint`."""
-    global _spent
-    _spent += 1
-    if _spent < BUDGET_OPERATIONS:
-        return False
-    _spent = 0
-    return True
 
 
 def _needs_none() -> None:
