@@ -6,10 +6,11 @@ Everything here runs in the loop's thread as callbacks: a worker's message, a wo
 
 from __future__ import annotations
 
+import copy
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import CancelledError
 from functools import partial
 from typing import Any, Final
@@ -18,8 +19,8 @@ from aioproc._kernel.background import Loop, Stop, Ticket
 from aioproc._kernel.channel import Channel
 from aioproc._kernel.outcome import opened
 from aioproc._kernel.station import Station
-from aioproc._kernel.waiting import running_backend
-from aioproc._kernel.wire import Kind, Message, called, is_asynchronous
+from aioproc._kernel.waiting import in_thread, running_backend
+from aioproc._kernel.wire import Kind, Letter, Message, called, is_asynchronous
 from aioproc._kernel.worker import Worker
 from aioproc.errors import WorkerDied
 from aioproc.orders import Item, Order, WorkerStats
@@ -48,6 +49,7 @@ class Task:
         "retries",
         "shared",
         "station",
+        "waits",
     )
 
     def __init__(self, number: int, order: Order, result: AsyncResult[Any], shares: bool) -> None:
@@ -62,6 +64,7 @@ class Task:
         kind = Kind.CALL if order.item is None else Kind.STREAM
         self.mail = called(kind + self.in_loop, number, order.func, order.args, order.kwargs)
         self.is_small = type(self.mail) is bytes  # a small one may be sent ahead
+        self.waits = False  # in a backlog
 
 
 class Workers:
@@ -97,6 +100,7 @@ class Workers:
         self._idle: dict[Station, None] = {}
         self._backlog: deque[Task] = deque()
         self._shared_backlog: deque[Task] = deque()
+        self._copying = 0  # large messages, in threads
         self._waiting = 0  # in the backlogs, without those that were cancelled there
         self._numbers = 0
         self._mean_seconds = 1.0
@@ -119,7 +123,7 @@ class Workers:
     def submit(self, order: Order, result: AsyncResult[Any]) -> None:
         """Take on a call; what goes wrong comes out of its result."""
         if self._broken is not None:
-            result._raise(self._broken)
+            result._raise(_again(self._broken))
             return
         self._numbers += 1
         try:
@@ -127,10 +131,17 @@ class Workers:
         except Exception as failure:
             result._raise(failure)
             return
-        self._queue_of(task).append(task)
-        self._waiting += 1
         if len(self._stations) < self._processes:
             self._start_missing()
+        if isinstance(task.mail, Letter) and task.mail.is_heavy:
+            self._beside(partial(self._seal, task, task.mail), f"pack {result.name}")
+        else:
+            self._enqueue(task)
+
+    def _enqueue(self, task: Task) -> None:
+        self._queue_of(task).append(task)
+        task.waits = True
+        self._waiting += 1
         if task.shared:
             self._feed(self._stations)
         elif self._idle:
@@ -142,12 +153,13 @@ class Workers:
         result._raise(error)
         if task is None:
             return True
-        if task.station is None:
+        if task.waits:
+            task.waits = False
             self._waiting -= 1
             if self._waiting == 0:
                 self._backlog.clear()
                 self._shared_backlog.clear()
-        else:
+        elif task.station is not None:
             self._stop_sent(task, task.station)
         return True
 
@@ -178,7 +190,7 @@ class Workers:
 
     async def join(self) -> None:
         """Wait until every worker has ended."""
-        while self._stations:
+        while self._stations or self._copying:
             ticket = self._loop.ticket()
             self._emptied.append(ticket)
             await ticket
@@ -186,7 +198,7 @@ class Workers:
     def queued(self) -> int:
         """How many calls no worker has in hand."""
         ahead = sum(max(0, len(s.sent) - self._room_to_run(s)) for s in self._stations)
-        return self._waiting + ahead
+        return self._waiting + self._copying + ahead
 
     def workers(self) -> tuple[WorkerStats, ...]:
         """What each worker does."""
@@ -253,7 +265,7 @@ class Workers:
         self._left()
 
     def _left(self) -> None:
-        if not self._stations:
+        if not self._stations and not self._copying:
             tickets, self._emptied = self._emptied, []
             for ticket in tickets:
                 self._loop.wake(ticket)
@@ -289,7 +301,7 @@ class Workers:
         """Fail every call, now and from now on."""
         self._broken = failure
         for task in [*self._backlog, *self._shared_backlog]:
-            task.result._raise(failure)
+            task.result._raise(_again(failure))
         self._backlog.clear()
         self._shared_backlog.clear()
         self._waiting = 0
@@ -356,7 +368,40 @@ class Workers:
             message.drop()
         else:
             result.pid, result.started, result.elapsed = station.pid, True, message.number
-            _settle(result, message)
+            if message.is_heavy:
+                self._beside(partial(self._open, result, message), f"open the result of {result.name}")
+            else:
+                _settle(result, *_outcome(message))
+
+    # Large messages: copied in a thread, so that the loop is not held up
+
+    def _beside(self, work: Callable[[], Awaitable[None]], name: str) -> None:
+        async def run() -> None:
+            try:
+                await work()
+            finally:
+                self._copying -= 1
+                self._left()
+
+        self._copying += 1
+        self._loop.spawn(run, name)
+
+    async def _seal(self, task: Task, letter: Letter) -> None:
+        try:
+            await in_thread(letter.seal)
+        except Exception as failure:
+            task.result._raise(failure)
+        if task.result._done:  # it was cancelled meanwhile, or the pool broke
+            return
+        if self._broken is not None:
+            task.result._raise(_again(self._broken))
+        else:
+            self._enqueue(task)
+
+    async def _open(self, result: AsyncResult[Any], message: Message) -> None:
+        found: list[Outcome] = []
+        await in_thread(lambda: found.append(_outcome(message)))
+        _settle(result, *found[0])
 
     # Who gets what
 
@@ -368,6 +413,7 @@ class Workers:
         for task in reversed(tasks):
             if not task.result.ready():
                 self._queue_of(task).appendleft(task)
+                task.waits = True
                 self._waiting += 1
 
     def _room_to_run(self, station: Station) -> int:
@@ -442,16 +488,19 @@ class Workers:
             if not station.send(task):
                 return False
         except OSError as failure:
-            queue.popleft()
-            self._waiting -= 1
+            self._leave_queue(task, queue)
             task.result._raise(failure)
             return True
-        queue.popleft()
-        self._waiting -= 1
+        self._leave_queue(task, queue)
         self._idle.pop(station, None)
         if len(station.sent) <= self._tasks_at_once:
             self._mark_running(station)
         return True
+
+    def _leave_queue(self, task: Task, queue: deque[Task]) -> None:
+        queue.popleft()
+        task.waits = False
+        self._waiting -= 1
 
     def _mark_running(self, station: Station) -> None:
         running = self._room_to_run(station)
@@ -547,18 +596,28 @@ def _drop_settled(queue: deque[Task]) -> bool:
     return bool(queue)
 
 
-def _settle(result: AsyncResult[Any], message: Message) -> None:
+Outcome = tuple[Any, BaseException | None]
+
+
+def _outcome(message: Message) -> Outcome:
+    """The value that a task returned, or why there is none."""
     kind = message.kind
-    if kind == Kind.STOPPED:
-        message.drop()
-        result._raise(CancelledError())
-        return
     try:
-        value = message.open() if kind == Kind.DONE else opened(message.open())
+        if kind == Kind.DONE:
+            return message.open(), None
+        if kind == Kind.FAILED:
+            return opened(message.open()), None
     except BaseException as error:
-        result._raise(error)
-    else:
+        return None, error
+    message.drop()
+    return None, CancelledError()
+
+
+def _settle(result: AsyncResult[Any], value: Any, error: BaseException | None) -> None:
+    if error is None:
         result._return(value)
+    else:
+        result._raise(error)
 
 
 def _hand_over(item: Item | None, message: Message) -> None:
@@ -591,6 +650,16 @@ def _last_word(station: Station) -> BaseException | None:
     except BaseException as error:
         return error
     return None
+
+
+def _again(failure: BaseException) -> BaseException:
+    """The same failure for another call: each raises its own, which grows a traceback of its own."""
+    try:
+        mine = copy.copy(failure)
+    except Exception:  # a class of its own kind
+        return failure
+    mine.__cause__ = failure.__cause__
+    return mine.with_traceback(None)
 
 
 def _how(code: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
@@ -13,6 +14,15 @@ import anyio
 import aioproc
 from aioproc import AsyncPool, WorkerDied
 from tests import tasks
+
+if __name__ == "__mp_main__" and "AIOPROC_TEST_GATE" in os.environ:
+    with (
+        open(os.environ["AIOPROC_TEST_GATE"] + ".here", "wb") as here,
+        open(os.environ["AIOPROC_TEST_GATE"]) as gate,
+    ):
+        here.write(b".")
+        here.flush()
+        fcntl.flock(gate, fcntl.LOCK_SH)
 
 
 def say(*words: object) -> None:
@@ -65,6 +75,18 @@ async def signalled() -> None:
     say("left", pool.stats().restarts)
 
 
+async def starting() -> None:
+    """Takes a signal that the whole group got while its workers import this module, and ends in order."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with AsyncPool(4, context=aioproc.get_context("spawn")) as pool:
+            squares = pool.map_async(tasks.square, range(8))
+            async for number in signals:
+                say("got", signal.Signals(number).name)
+                break
+            say("finished", await squares)
+    say("left", pool.stats().restarts)
+
+
 async def interrupted() -> None:
     """Leaves the handling of Ctrl-C to the event loop."""
     async with AsyncPool(2) as pool:
@@ -76,7 +98,9 @@ async def interrupted() -> None:
 if __name__ == "__main__":
     assert os.environ.get("PYTHONPATH") is not None
     backend = sys.argv[2]
-    program = {each.__name__: each for each in (killed_parent, unclosed, signalled, interrupted)}[sys.argv[1]]
+    program = {each.__name__: each for each in (killed_parent, unclosed, signalled, starting, interrupted)}[
+        sys.argv[1]
+    ]
     if backend == "trio":
         aioproc.run(program, backend="trio")
     else:

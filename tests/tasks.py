@@ -13,6 +13,8 @@ from typing import Any
 
 import anyio
 
+import aioproc
+
 
 def square(number: int) -> int:
     return number * number
@@ -151,6 +153,27 @@ def _raise(message: str) -> None:
 
 def give(what: Any) -> Any:
     return what
+
+
+def tell(connection: aioproc.Connection, what: str) -> None:
+    connection.sync.send(what)
+
+
+async def tell_later(connection: aioproc.Connection, what: str) -> None:
+    await connection.send(what)
+
+
+def pipe_that_holds(what: str) -> aioproc.Connection:
+    here, there = aioproc.Pipe()
+    here.sync.send(what)
+    return there
+
+
+async def hold_on(started: str) -> None:
+    """Does not let go when it is cancelled."""
+    with anyio.CancelScope(shield=True):
+        Path(started).write_bytes(b"x")
+        await anyio.sleep(60)
 
 
 def give_unopenable(_: object = None) -> Any:

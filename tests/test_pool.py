@@ -393,6 +393,22 @@ async def test_terminate() -> None:
             await result
 
 
+async def test_terminate_within_grace(tmp_path: Path) -> None:
+    """A plain call's `finally` runs; a coroutine that does not let go is killed when its time is over."""
+    pool = AsyncPool(2, tasks_per_worker=2)
+    marks = {name: str(tmp_path / name) for name in ("plain", "stubborn", "cleaned")}
+    for name in ("plain", "stubborn"):
+        os.mkfifo(marks[name])
+    pool.options(grace=30).submit(tasks.announce_and_clean_up, marks["plain"], marks["cleaned"])
+    pool.options(grace=0.3).submit(tasks.hold_on, marks["stubborn"])
+    for name in ("plain", "stubborn"):
+        await anyio.to_thread.run_sync(Path(marks[name]).read_bytes)
+    pool.terminate()
+    with anyio.fail_after(10):
+        await pool.join()
+    assert Path(marks["cleaned"]).exists()
+
+
 async def test_terminate_while_workers_start() -> None:
     """The ones that start are ended too."""
     pool = AsyncPool(2)

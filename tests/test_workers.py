@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -397,7 +398,7 @@ async def test_many_workers_start_in_parallel() -> None:
 
 
 async def test_idle_pool_makes_no_system_calls(pool: AsyncPool) -> None:
-    """While nothing is asked of it, no worker is ever scheduled."""
+    """While nothing is asked of it, no worker is ever scheduled, and the parent wakes for its sleep only."""
     await pool.map(tasks.square, range(10), 1)
     await pool.map(tasks.square_later, range(10), 1)
     with anyio.fail_after(10):
@@ -406,8 +407,15 @@ async def test_idle_pool_makes_no_system_calls(pool: AsyncPool) -> None:
     workers = [psutil.Process(worker.pid) for worker in pool.stats().workers]
     await anyio.sleep(0.1)
     before = [sum(worker.num_ctx_switches()) for worker in workers]
+    slept, worked = _switches_of_this_thread(), time.thread_time()
     await anyio.sleep(0.5)
+    assert _switches_of_this_thread() - slept <= 2
+    assert time.thread_time() - worked < 0.05
     assert [sum(worker.num_ctx_switches()) for worker in workers] == before
+
+
+def _switches_of_this_thread() -> int:
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def test_plain_workers_stay_lean() -> None:

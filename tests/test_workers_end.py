@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent
-Program = Callable[[str], "subprocess.Popen[str]"]
+Program = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture(params=["asyncio", "uvloop", "trio"])
@@ -21,8 +22,8 @@ def program(request: pytest.FixtureRequest) -> Iterator[Program]:
     """Starts a program of ``tests/pool_programs.py`` in a process group of its own."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(name: str) -> subprocess.Popen[str]:
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    def start(name: str, **more: str) -> subprocess.Popen[str]:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)} | more
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.pool_programs", name, request.param],
             stdout=subprocess.PIPE,
@@ -74,6 +75,25 @@ def test_signal_to_the_whole_group(program: Program, number: signal.Signals) -> 
     os.killpg(parent.pid, number)
     out, err = parent.communicate(timeout=20)
     assert (out, err) == (f"got {number.name}\nfinished 0.7 16\nleft 0\n", "")
+    assert parent.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_while_workers_start(program: Program, number: signal.Signals, tmp_path: Path) -> None:
+    """Workers that still import the main module leave it to the parent too: none dies, none is replaced."""
+    gate = tmp_path / "gate"
+    gate.touch()
+    os.mkfifo(f"{gate}.here")
+    with gate.open() as shut:
+        fcntl.flock(shut, fcntl.LOCK_EX)
+        parent = program("starting", AIOPROC_TEST_GATE=str(gate))
+        with open(f"{gate}.here", "rb", buffering=0) as here:
+            for _ in range(4):
+                assert here.read(1) == b"."
+        os.killpg(parent.pid, number)
+        assert line(parent) == f"got {number.name}"
+    out, err = parent.communicate(timeout=20)
+    assert (out, err) == ("finished [0, 1, 4, 9, 16, 25, 36, 49]\nleft 0\n", "")
     assert parent.returncode == 0
 
 

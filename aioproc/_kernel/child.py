@@ -59,6 +59,7 @@ class Child(process.BaseProcess):
     Attributes:
         owner: The object that users hold, there and in the child.
         quiet: Whether the child prints no exception, because somebody waits for it at home.
+        deaf: Whether signals wait until its owner is born, which then calls `listen_to_signals`.
         ended_by: In the child: the signal that unwound it, by which it then dies.
     """
 
@@ -72,6 +73,7 @@ class Child(process.BaseProcess):
         self.owner = owner
         self.work: Work | bytes | None = None
         self.quiet = False
+        self.deaf = False
         self.main: dict[str, Any] = {}
         self.home: Channel | None = None
         self.lifeline: Handle | None = None
@@ -93,6 +95,8 @@ class Child(process.BaseProcess):
     # Everything below runs in the child.
 
     def _bootstrap(self, parent_sentinel: int | None = None) -> int:
+        if not self.deaf:
+            listen_to_signals()
         if self.lifeline is not None:
             die_with(self.lifeline)
         try:
@@ -143,6 +147,16 @@ class Child(process.BaseProcess):
                 "return a value, or have AsyncPool.stream() hand out what it yields"
             )
         return result
+
+
+def deafened() -> set[Any]:
+    """Let signals to this thread, and to a process that it makes, wait; what was waiting already before."""
+    return signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS_THAT_UNWIND)
+
+
+def listen_to_signals() -> None:
+    """Take the signals that were held back while this process was made."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS_THAT_UNWIND)
 
 
 def _revived(kind: type[Child], state: dict[str, Any], work: bytes) -> Child:

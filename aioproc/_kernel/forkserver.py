@@ -6,6 +6,7 @@ Source: multiprocessing/forkserver.py.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -70,8 +71,13 @@ class ForkServer(forkserver.ForkServer):
     def _start(self) -> None:
         imported = [name for name in PRELOADED_IF_IMPORTED if name in sys.modules]
         self._preload_modules = [*PRELOADED, *imported, *self.extra, "aioproc._kernel.preload"]
-        with stdlib_untouched(), telling_of_main(spawn.get_preparation_data("ignore")):
-            super().ensure_running()
+        # A signal to the whole group is no affair of the server's, nor of a child that is being made.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+        try:
+            with stdlib_untouched(), telling_of_main(spawn.get_preparation_data("ignore")):
+                super().ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def connect_to_new_process(self, fds: Sequence[int]) -> tuple[int, int]:
         """Have the server fork; the status and the data pipe."""

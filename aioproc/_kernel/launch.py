@@ -22,7 +22,7 @@ from multiprocessing import (
 )
 from typing import Any, Final
 
-from aioproc._kernel.child import Child, forget_the_parents_loop
+from aioproc._kernel.child import Child, deafened, forget_the_parents_loop
 from aioproc._kernel.forkserver import server, stdlib_untouched
 from aioproc._kernel.handle import Handle
 
@@ -100,6 +100,7 @@ class _ForkLaunch(Launch):
                 os.close(writing)
                 forget_the_parents_loop()
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                deafened()
                 _be_the_child(child, reading)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -175,6 +176,7 @@ class _SpawnLaunch(_FreshLaunch):
 
         tracker: Any = resource_tracker.getfd()
         reading, writing = os.pipe()
+        before = deafened()
         try:
             command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=reading)
             passed = [*fds, tracker, reading]
@@ -183,6 +185,7 @@ class _SpawnLaunch(_FreshLaunch):
             os.close(writing)
             raise
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(reading)
         self.finalizer = _util.Finalize(self, _util.close_fds, (writing,))
         self._watch()

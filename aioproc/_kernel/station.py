@@ -80,7 +80,7 @@ class Station:
         child.home = far_home
         child.lifeline_of_parent, child.lifeline = lifeline()
         child.work = Work(worker, loop)
-        child.quiet = True
+        child.quiet = child.deaf = True
         self._child = child
         _kill_at_exit(self)
         try:

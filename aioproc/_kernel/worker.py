@@ -18,7 +18,7 @@ from types import CoroutineType, FrameType
 from typing import Any
 
 from aioproc._kernel.channel import Channel
-from aioproc._kernel.child import Child
+from aioproc._kernel.child import Child, listen_to_signals
 from aioproc._kernel.outcome import raised
 from aioproc._kernel.parcel import pack
 from aioproc._kernel.post import Post
@@ -94,6 +94,7 @@ class Worker:
         self.controls = Controls(self.home)
         signal.signal(signal.SIGTERM, _left_to_the_parent)
         signal.signal(signal.SIGINT, self.controls.interrupted)
+        listen_to_signals()
 
     def perform(self) -> None:
         """Work until the pool has nothing more."""
