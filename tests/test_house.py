@@ -219,8 +219,10 @@ FOR_NEIGHBOURS = {
     "Attendance",
     "ForkProcess",
     "ForkServerProcess",
+    "Entered",
     "Holding",
     "SpawnProcess",
+    "Twin",
     "check_queue",
     "queue_error",
 } | {

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
 from aioproc._kernel.notice import NoticePlace, Notices
 from aioproc._kernel.waiting import until, until_blocking, without_fail
 from aioproc.errors import NotOwner
+from aioproc.local.entered import Entered, Twin
 from aioproc.local.lock import Lock, SyncLock
 from aioproc.local.rlock import RLock, SyncRLock
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 AnyLock: TypeAlias = Lock | RLock | SyncLock | SyncRLock
 
 
-class Condition:
+class Condition(Entered):
     """A condition with its lock.
 
     Args:
@@ -185,31 +185,21 @@ class Condition:
             self.notify_all()
         return True
 
-    async def __aenter__(self) -> None:
-        await self.acquire()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
     def __repr__(self) -> str:
         return f"<Condition {self._lock!r}, {self._notices.waiting} waiting>"
 
 
-class SyncCondition:
+class SyncCondition(Twin):
     """The twin of `Condition`: `multiprocessing.Condition`'s interface."""
 
-    __slots__ = ("_lock", "aio", "locked", "notify", "notify_all", "release")
+    __slots__ = ("_lock", "locked", "notify", "notify_all", "release")
+    aio: Condition
 
     def __init__(self, condition: Condition) -> None:
-        self.aio = condition
+        super().__init__(condition)
         self._lock = condition._lock.sync
         self.release, self.locked = condition.release, condition.locked
         self.notify, self.notify_all = condition.notify, condition.notify_all
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return SyncCondition, (self.aio,)
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Take the lock; see `Lock.acquire`."""
@@ -242,17 +232,6 @@ class SyncCondition:
                 break
             self.wait(left)
         return result
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
-    def __repr__(self) -> str:
-        return repr(self.aio)
 
 
 def _condition(lock: Lock | RLock, notices: Notices) -> Condition:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any
-
 from aioproc._kernel.token import Tokens
+from aioproc.local.entered import Entered, Twin
 
 __all__ = ["Holding", "SyncHolding"]
 
 
-class Holding:
+class Holding(Entered):
     """Tokens for tasks."""
 
     __slots__ = ("_tokens",)
@@ -61,23 +59,15 @@ class Holding:
         """Whether what is held here was held by a process that died; what it guards may be half done."""
         return self._tokens.abandoned
 
-    async def __aenter__(self) -> None:
-        await self._tokens.acquire()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._tokens.release()
-
-
-class SyncHolding:
+class SyncHolding(Twin):
     """The same for threads."""
 
     __slots__ = ("_tokens",)
-    aio: Any
 
-    def __init__(self, tokens: Tokens) -> None:
-        self._tokens = tokens
+    def __init__(self, aio: Holding) -> None:
+        super().__init__(aio)
+        self._tokens = aio._tokens
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Take it; see the method of the same name of the async face."""
@@ -101,12 +91,3 @@ class SyncHolding:
     def abandoned(self) -> bool:
         """Whether what is held here was held by a process that died."""
         return self._tokens.abandoned
-
-    def __enter__(self) -> bool:
-        self._tokens.acquire_blocking()
-        return True
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._tokens.release()

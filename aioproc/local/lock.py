@@ -42,14 +42,8 @@ class Lock(Holding):
 class SyncLock(SyncHolding):
     """The twin of `Lock`: `multiprocessing.Lock`'s interface."""
 
-    __slots__ = ("aio",)
-
-    def __init__(self, lock: Lock) -> None:
-        self.aio: Lock = lock
-        super().__init__(lock._tokens)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return SyncLock, (self.aio,)
+    __slots__ = ()
+    aio: Lock
 
     def __repr__(self) -> str:
         return f"<SyncLock {state(self._tokens)}>"

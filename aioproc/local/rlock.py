@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any
 
 from aioproc._kernel.token import Tokens, tokens
 from aioproc._kernel.waiting import task_or_thread
 from aioproc.errors import NotOwner
+from aioproc.local.entered import Entered, Twin
 from aioproc.local.lock import state
 
 __all__ = ["RLock", "SyncRLock"]
 
 
-class RLock:
+class RLock(Entered):
     """A lock that the task which holds it may take again; it is free when released as often.
 
     The twin's owner is the task too, where a loop runs in its thread, and else the thread.
@@ -102,29 +102,19 @@ class RLock:
         self._tokens.owner, self._tokens.depth = task_or_thread(), depth
         return True
 
-    async def __aenter__(self) -> None:
-        await self.acquire()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
     def __repr__(self) -> str:
         return f"<RLock {state(self._tokens)}{f', depth {self._tokens.depth}' if self._tokens.held else ''}>"
 
 
-class SyncRLock:
+class SyncRLock(Twin):
     """The twin of `RLock`: `multiprocessing.RLock`'s interface."""
 
-    __slots__ = ("aio", "is_mine", "locked", "release")
+    __slots__ = ("is_mine", "locked", "release")
+    aio: RLock
 
     def __init__(self, lock: RLock) -> None:
-        self.aio = lock
+        super().__init__(lock)
         self.release, self.locked, self.is_mine = lock.release, lock.locked, lock.is_mine
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return SyncRLock, (self.aio,)
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Take the lock; see `RLock.acquire`."""
@@ -143,14 +133,3 @@ class SyncRLock:
     def abandoned(self) -> bool:
         """Whether this process holds it and the one before died with it."""
         return self.aio.abandoned
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
-    def __repr__(self) -> str:
-        return repr(self.aio)

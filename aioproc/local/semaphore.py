@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import Any
 
 from aioproc._kernel.counter import Counter
 from aioproc._kernel.token import MOST_PIPES, Tokens, tokens
 from aioproc._kernel.waiting import checkpoint, spent, until, until_blocking
+from aioproc.local.entered import Entered, Twin
 from aioproc.local.holding import Holding, SyncHolding
 
 __all__ = ["BoundedSemaphore", "Semaphore", "SyncBoundedSemaphore", "SyncSemaphore"]
 
 
-class Semaphore:
+class Semaphore(Entered):
     """A counter that never falls below zero: `acquire` lowers it by one or waits, `release` raises it.
 
     Nobody owns what was acquired, so any process may release, and what a killed process had acquired stays
@@ -112,29 +112,19 @@ class Semaphore:
         """Whether one who came now would have to wait."""
         return not (self._line.free and self._value.value)
 
-    async def __aenter__(self) -> None:
-        await self.acquire()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
     def __repr__(self) -> str:
         return f"<Semaphore {self.get_value()}, {self._line.waiting} waiting>"
 
 
-class SyncSemaphore:
+class SyncSemaphore(Twin):
     """The twin of `Semaphore`: `multiprocessing.Semaphore`'s interface."""
 
-    __slots__ = ("aio", "get_value", "locked", "release")
+    __slots__ = ("get_value", "locked", "release")
+    aio: Semaphore
 
     def __init__(self, semaphore: Semaphore) -> None:
-        self.aio = semaphore
+        super().__init__(semaphore)
         self.release, self.get_value, self.locked = semaphore.release, semaphore.get_value, semaphore.locked
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return SyncSemaphore, (self.aio,)
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Take one; see `Semaphore.acquire`."""
@@ -153,17 +143,6 @@ class SyncSemaphore:
         except TimeoutError:
             return False
         return True
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
-    def __repr__(self) -> str:
-        return repr(self.aio)
 
 
 class BoundedSemaphore(Holding):
@@ -210,21 +189,12 @@ class BoundedSemaphore(Holding):
 class SyncBoundedSemaphore(SyncHolding):
     """The twin of `BoundedSemaphore`: `multiprocessing.BoundedSemaphore`'s interface."""
 
-    __slots__ = ("aio",)
-
-    def __init__(self, semaphore: BoundedSemaphore) -> None:
-        self.aio: BoundedSemaphore = semaphore
-        super().__init__(semaphore._tokens)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return SyncBoundedSemaphore, (self.aio,)
+    __slots__ = ()
+    aio: BoundedSemaphore
 
     def get_value(self) -> int:
         """How many permits nobody holds."""
         return self._tokens.free
-
-    def __repr__(self) -> str:
-        return repr(self.aio)
 
 
 def _semaphore(value: Counter, line: Tokens) -> Semaphore:
