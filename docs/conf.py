@@ -80,8 +80,33 @@ def _in_aioproc(app: Any, env: Any, node: Any, content: Any) -> Any:
     )
 
 
+_LINK_TO_TEST = re.compile(r"\[`(test_\w+)`\]\(\.\./(tests/[\w/]+\.py)\)")
+
+
+def _tests_shown(app: Any, name: str, source: list[str]) -> None:
+    """Let the guarantees' links, which in the repository lead to files, lead to the tests themselves."""
+    if name == "guarantees":
+        source[0] = _LINK_TO_TEST.sub(lambda link: f"[`{link[1]}`](#{_label(*link.groups())})", source[0])
+    elif name == "shown":
+        links = _LINK_TO_TEST.findall((Path(app.srcdir) / "guarantees.md").read_text())
+        file = ""
+        for test, file_of_test in sorted(set(links), key=lambda link: (link[1], link[0])):
+            if file != file_of_test:
+                file = file_of_test
+                source[0] += f"\n## {file}\n"
+            part = "" if Path(file).stem == test else f":pyobject: {test}\n"
+            source[0] += (
+                f"\n({_label(test, file)})=\n### {test}\n\n```{{literalinclude}} ../{file}\n{part}```\n"
+            )
+
+
+def _label(test: str, file: str) -> str:
+    return f"shown-{Path(file).stem}-{test}".replace("_", "-")
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
+    app.connect("source-read", _tests_shown)
     app.connect("missing-reference", _in_aioproc)
     app.connect("autodoc-process-signature", _without_private_parameters)
     app.connect("autodoc-process-docstring", _answers_as_fields, priority=400)  # before napoleon

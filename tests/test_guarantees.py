@@ -261,7 +261,11 @@ def test_every_row_names_a_test() -> None:
     text = PAGE.read_text()
     rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| when")]
     assert [row for row in rows if "](../tests/" not in row] == []
-    headings = " ".join(re.findall(r"^## (.*)$", text, re.MULTILINE))
+    sections = re.findall(r"^## ([^\n]*)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)[:-1]
+    for heading, section in sections:
+        for what in ("cancelled", "time", "killed"):
+            assert what in section, f"{heading}: {what}"
+    headings = " ".join(heading for heading, _ in sections)
     for name in aioproc.__all__:
         kind = getattr(aioproc, name)
         if isinstance(kind, type) and issubclass(kind, BaseException):
