@@ -76,7 +76,7 @@ class Meeting(Attendance):
             name: As everybody calls it.
             parties: How many; the same for all.
             action: This process's: it is called when one of its tasks is the last to arrive.
-            timeout: This process's default for `wait`.
+            timeout: This process's default for its `Barrier.wait`.
         """
         found = self._table.get(barrier.Barrier, name, parties)
         found._action, found._timeout = action, timeout

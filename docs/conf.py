@@ -71,13 +71,16 @@ def _without_private_parameters(
 
 
 def _in_aioproc(app: Any, env: Any, node: Any, content: Any) -> Any:
-    """Find `Queue.put` also where the current module is the one that defines a class, not aioproc."""
+    """Find `Queue.put` and `Meeting.Lock` and their like wherever they are named."""
     if node.get("refdomain") != "py":
         return None
-    wanted = f"aioproc.{node['reftarget']}"
-    return env.get_domain("py").resolve_xref(
-        env, node["refdoc"], app.builder, node["reftype"], wanted, node, content
-    )
+    python = env.get_domain("py")
+    for place in ("aioproc", "aioproc.meeting", "aioproc.Process", "aioproc.AsyncPool"):
+        wanted = f"{place}.{node['reftarget']}"
+        found = python.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], wanted, node, content)
+        if found is not None:
+            return found
+    return None
 
 
 _LINK_TO_TEST = re.compile(r"\[`(test_\w+)`\]\(\.\./(tests/[\w/]+\.py)\)")
