@@ -23,4 +23,8 @@ PROGRAMS = (
     "pool_callbacks",
     "input_in_a_child",
     "by_name",
+    "log_pipeline",
+    "numpy_job",
+    "digest_tree",
 )
+NEEDS = {"numpy_job": "numpy"}  # what a program needs beyond the extra `examples`

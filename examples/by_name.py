@@ -27,9 +27,11 @@ async def main() -> None:
         async with aioproc.meet(folder / "shop") as hub:
             command = [sys.executable, __file__, name]
             programs = [await asyncio.create_subprocess_exec(*command) for _ in range(3)]
-            tickets = [await hub.Queue("sold").get() for _ in range(30)]
             for program in programs:
                 await program.wait()
+            sold = hub.Queue("sold")
+            sold.shutdown()  # nobody sells any more
+            tickets = [ticket async for ticket in sold]
         print(f"{len(tickets)} tickets sold by three programs, {len(set(tickets))} of them different")
 
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
+import itertools
+import json
 import os
 import pty
 import re
+import select
+import signal
 import subprocess
 import sys
 import termios
+import time
+from collections.abc import Coroutine, Generator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from examples import PROGRAMS
+from examples.digest_tree import write_manifest
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -215,10 +225,195 @@ def test_by_name() -> None:
     assert printed("by_name") == ["30 tickets sold by three programs, 30 of them different"]
 
 
+def test_log_pipeline() -> None:
+    """Every line of the files is counted once, and the pipeline ends by itself."""
+    assert printed("log_pipeline") == [
+        "21003 lines in 3 files, 21000 requests",
+        "by status: 200: 17982 404: 3000 500: 18",
+        "most wanted: /: 9000 /tickets: 6000 /about: 3000",
+    ]
+
+
+def test_log_pipeline_of_given_files(tmp_path: Path) -> None:
+    """It counts the files that it is given, be they empty, without an end of line, or not text."""
+    request = b'::1 - - [-] "GET /%s HTTP/2" 20%d -\n'
+    (tmp_path / "a").write_bytes(b"".join(request % (b"ab"[n % 2 :][:1], n % 2) for n in range(1001)))
+    (tmp_path / "b").write_bytes(b"")
+    (tmp_path / "c").write_bytes(b"\xff\xfe\n" + (request % (b"b", 0)).strip())
+    done = finished("examples/log_pipeline.py", *map(str, sorted(tmp_path.iterdir())))
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "1003 lines in 3 files, 1002 requests",
+        "by status: 200: 502 201: 500",
+        "most wanted: /a: 501 /b: 501",
+    ]
+
+
+def test_numpy_job() -> None:
+    """Large arrays come back writable, with what the same function makes of them here."""
+    assert printed("numpy_job") == [
+        "6 pictures of 1000 x 1000 points, 48 MB, went there and back",
+        "all may be written to: True",
+        "as if done here: True",
+    ]
+
+
+def test_numpy_job_without_numpy(tmp_path: Path) -> None:
+    """Without numpy it says what it needs."""
+    (tmp_path / "numpy.py").write_text("raise ModuleNotFoundError('no numpy')")
+    command = [sys.executable, "examples/numpy_job.py"]
+    hidden = environment() | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run(command, text=True, capture_output=True, cwd=ROOT, env=hidden)
+    assert (done.returncode, done.stderr) == (1, "this program needs numpy: pip install numpy\n")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A folder with files of all sorts."""
+    root = tmp_path / "tree"
+    (root / "deep" / "deeper").mkdir(parents=True)
+    (root / "empty").touch()
+    (root / "large").write_bytes(os.urandom(3 << 20))
+    (root / "deep" / "odd \\ name\n ü").write_text("odd")
+    (root / "deep" / os.fsdecode(b"not \xff text")).write_text("a name that is no text")
+    for number in range(50):
+        (root / "deep" / "deeper" / f"{number}").write_text(str(number))
+    (root / "link").symlink_to("large")
+    os.mkfifo(root / "fifo")
+    return root
+
+
+def as_sha256sum_has_it(root: Path) -> set[bytes]:
+    """The lines that sha256sum prints for the files of a tree."""
+    find = ["find", ".", "-type", "f", "-printf", "%P\\0"]
+    names = subprocess.run(find, cwd=root, capture_output=True, check=True).stdout.split(b"\0")
+    command = [b"sha256sum", b"--", *filter(None, names)]
+    return set(subprocess.run(command, cwd=root, capture_output=True, check=True).stdout.splitlines())
+
+
+def test_digest_tree(tree: Path) -> None:
+    """The digests are those of sha256sum, line by line."""
+    command = [sys.executable, str(EXAMPLES / "digest_tree.py"), str(tree)]
+    done = subprocess.run(command, capture_output=True, env=environment())
+    assert (done.returncode, done.stderr) == (0, b"")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 54
+    assert set(lines) == as_sha256sum_has_it(tree)
+
+
+def test_digest_tree_manifest(tree: Path) -> None:
+    """A manifest is verified; what was changed, added or removed since then is named, and a failure."""
+    manifest = tree / "manifest.json"  # in the tree, and no part of it
+    words = ("examples/digest_tree.py", str(tree))
+    assert finished(*words, "--manifest", str(manifest)).returncode == 0
+    assert len(json.loads(manifest.read_text())["files"]) == 54
+    same = finished(*words, "--verify", str(manifest))
+    assert (same.returncode, same.stdout, same.stderr) == (0, "", "")
+    (tree / "large").write_text("small")
+    (tree / "empty").unlink()
+    (tree / "another").touch()
+    other = finished(*words, "--verify", str(manifest))
+    assert (other.returncode, other.stderr) == (1, "large: changed\nempty: missing\nanother: new\n")
+
+
+def heed_permissions() -> None:
+    """What makes root a user like others, so that a file can be unreadable for it too."""
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+def test_digest_tree_of_unreadable_files(tree: Path, tmp_path: Path) -> None:
+    """What cannot be read is reported and left out, the rest is done, and the exit status says so."""
+    expected = {line for line in as_sha256sum_has_it(tree) if b"deeper" not in line and b"large" not in line}
+    (tree / "large").chmod(0)
+    (tree / "deep" / "deeper").chmod(0)
+    command = [sys.executable, str(EXAMPLES / "digest_tree.py"), str(tree)]
+    done = subprocess.run(command, capture_output=True, env=environment(), preexec_fn=heed_permissions)
+    (tree / "deep" / "deeper").chmod(0o700)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [b"deep/deeper: Permission denied", b"large: Permission denied"]
+    assert set(done.stdout.splitlines()) == expected
+
+
+def test_digest_tree_interrupted(tmp_path: Path) -> None:
+    """Ctrl-C amid its work leaves no process and no file, and keeps the manifest that there was."""
+    with open(tmp_path / "endless", "wb") as file:
+        file.truncate(1 << 40)
+    (tmp_path / "a").touch()
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text("as it was")
+    terminal, screen = pty.openpty()
+    command = [sys.executable, "examples/digest_tree.py", str(tmp_path), "--manifest", str(manifest)]
+    with subprocess.Popen(
+        command, stderr=screen, cwd=ROOT, env=environment(), start_new_session=True
+    ) as program:
+        os.close(screen)
+        bar = b""
+        while b"1/2 files" not in bar:
+            bar += os.read(terminal, 1000)
+        family = [os.pidfd_open(child.pid) for child in psutil.Process(program.pid).children(recursive=True)]
+        os.killpg(program.pid, signal.SIGINT)  # as a terminal does
+        rest = _all_of(terminal)
+    assert (program.returncode, rest) == (130, b"")
+    assert re.fullmatch(rb"\r\[#{15}\.{15}\] 1/2 files", bar)
+    assert len(family) > 1
+    for process in family:
+        assert select.select([process], [], [], 20)[0], "it has not ended"
+        os.close(process)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "endless", "manifest.json"]
+    assert manifest.read_text() == "as it was"
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_digest_tree_writes_all_or_nothing(tmp_path: Path) -> None:
+    """Interrupted at any of its waits, it leaves the old manifest or the new one, and no other file."""
+    manifest = tmp_path / "manifest.json"
+    step, done = 0, False
+    while not done:
+        manifest.write_text("old")
+        done = asyncio.run(_interrupted(write_manifest(manifest, {"name": "digest"}), step))
+        assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+        assert (written := manifest.read_text()) == "old" or json.loads(written)["files"] == {
+            "name": "digest"
+        }
+        step += 1
+    assert step > 4  # it waits to open, to write, to close and to move
+    assert written != "old"
+
+
+async def _interrupted(work: Coroutine[Any, Any, None], step: int) -> bool:
+    """Whether it ended, or else was cancelled at its wait number `step`."""
+    try:
+        await _Interruption(work, step)
+    except asyncio.CancelledError:
+        return False
+    return True
+
+
+class _Interruption:
+    """What a coroutine waits for, but for the wait at which it is cancelled."""
+
+    def __init__(self, work: Coroutine[Any, Any, None], step: int) -> None:
+        self.work = work
+        self.step = step
+
+    def __await__(self) -> Generator[Any, None, None]:
+        for number in itertools.count():
+            try:
+                waits_for = self.work.send(None)
+            except StopIteration:
+                return
+            if number == self.step:
+                waits_for = self.work.throw(asyncio.CancelledError())
+            yield waits_for
+
+
 def test_tour() -> None:
-    """`python -m examples tour` runs every program, in order."""
+    """`python -m examples tour` runs every program, in order, in less than a minute."""
+    before = time.monotonic()
     done = finished("-m", "examples", "tour")
     assert (done.returncode, done.stderr) == (0, "")
+    assert time.monotonic() - before < 60
     assert re.findall(r"^ ?\d+\. (\w+): \w", done.stdout, re.MULTILINE) == list(PROGRAMS)
 
 
@@ -271,5 +466,5 @@ def test_shape(name: str) -> None:
     """Each is a complete program: a headline, an `async def main()`, and the guard that runs it."""
     source = (EXAMPLES / f"{name}.py").read_text()
     assert re.match(r'"""[A-Z].{20,110}\.(\n|"""\n)', source)
-    assert "\nasync def main() -> None:\n" in source
+    assert re.search(r"\nasync def main\(.*\) -> (None|int):\n", source)
     assert '\nif __name__ == "__main__":\n' in source
