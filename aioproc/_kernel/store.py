@@ -70,6 +70,15 @@ class Store(Intake):
 
     # -- putting
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether a put may wait: for a place, or a moment, until somebody has looked through the counts."""
+        return self._counted
+
+    def patience(self, timeout: float | None) -> float | None:
+        """How long a put waits: without a limit to the items it is never full, and that moment is short."""
+        return timeout if self.ledger.size else None
+
     def put(self, parcel: Parcel, in_loop: bool) -> None:
         """Put an item.
 

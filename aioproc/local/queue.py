@@ -57,8 +57,12 @@ class _Face:
         Cost: One system call; seven when bounded. A payload of several MB is copied here and now.
         """
         parcel = pack(item)
+        store = self._store
         try:
-            self._store.put(parcel, not self._lean)
+            if store.may_wait and not store.ledger.size:
+                until_blocking(lambda: store.put(parcel, not self._lean), store.room)
+            else:
+                store.put(parcel, not self._lean)
         except BlockingIOError:
             raise queue_error("Full", self._lean)("no place in time") from None
         except BrokenPipeError:
@@ -154,8 +158,14 @@ class Queue(_Face, Generic[T]):
             await sealed_in_loop(parcel)
         store = self._store
         try:
-            if store.ledger.size and block:
-                await until(lambda: store.put(parcel, True), store.room, "read", timeout, store.right_to_put)
+            if store.may_wait and (block or not store.ledger.size):
+                await until(
+                    lambda: store.put(parcel, True),
+                    store.room,
+                    "read",
+                    store.patience(timeout),
+                    store.right_to_put,
+                )
                 return
             if spent():
                 await checkpoint()
@@ -266,9 +276,13 @@ class SyncQueue(_Face, Generic[T]):
         parcel = pack(item)
         store = self._store
         try:
-            if store.ledger.size and block:
+            if store.may_wait and (block or not store.ledger.size):
                 until_blocking(
-                    lambda: store.put(parcel, False), store.room, "read", timeout, store.right_to_put
+                    lambda: store.put(parcel, False),
+                    store.room,
+                    "read",
+                    store.patience(timeout),
+                    store.right_to_put,
                 )
             else:
                 store.put(parcel, False)

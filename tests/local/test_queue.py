@@ -198,6 +198,27 @@ async def test_unbounded_is_unbounded() -> None:
     assert queue.empty()
 
 
+async def test_unbounded_is_not_full_while_counts_are_looked_through() -> None:
+    """A put that comes while somebody makes sure that all tasks are done waits for that, on either face."""
+    queue: aioproc.JoinableQueue[str] = aioproc.JoinableQueue()
+    async with anyio.create_task_group() as tasks:
+        with queue._store.ledger.alone():
+            twins = [
+                threading.Thread(target=queue.put_nowait, args=("at once",)),
+                threading.Thread(target=queue.sync.put, args=("by the twin",)),
+                threading.Thread(target=queue.sync.put, args=("not to wait", False)),
+            ]
+            for thread in twins:
+                thread.start()
+            tasks.start_soon(queue.put, "awaited")
+            await anyio.wait_all_tasks_blocked()
+            assert queue.empty()
+    for thread in twins:
+        thread.join()
+    found = sorted([queue.get_nowait() for _ in range(4)])
+    assert found == ["at once", "awaited", "by the twin", "not to wait"]
+
+
 async def test_flush_waits_for_a_reader() -> None:
     """flush() returns once the kernel has everything, cancelled or not."""
     queue: Queue[bytes] = Queue()
