@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from aioproc._kernel.channel import Channel, seal
+from aioproc._kernel.bell import Bell
+from aioproc._kernel.channel import Channel, Crowded, crowded, seal
 from aioproc._kernel.forks import Private
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.parcel import Parcel
@@ -58,7 +61,7 @@ class Backlog(Private):
                 self._write_in_thread()
 
     def pump(self) -> None:
-        """Write what goes; BlockingIOError while something is left."""
+        """Write what goes; BlockingIOError while something is left, `Crowded` if to wait may not help."""
         while True:
             with self._lock:
                 if not self.kept:
@@ -74,18 +77,50 @@ class Backlog(Private):
         self._rest()
 
     async def flush(self) -> None:
-        """Wait until the kernel has everything."""
-        if self.kept:
+        """Wait until the kernel has everything; `Crowded` if nothing tells when it takes more."""
+        if not self.kept:
+            return
+        try:
             await until(self.pump, self._channel.handle, "write")
+        except Crowded:
+            with self._receipts() as bell:
+                await until(partial(self._pump_after, bell), bell.handle)
 
     def flush_blocking(self, timeout: float | None = None) -> None:
         """The same, asleep in this thread."""
-        if self.kept:
+        if not self.kept:
+            return
+        try:
             until_blocking(self.pump, self._channel.handle, "write", timeout)
+        except Crowded:
+            with self._receipts() as bell:
+                until_blocking(partial(self._pump_after, bell), bell.handle, "read", timeout)
+
+    @contextmanager
+    def _receipts(self) -> Iterator[Bell]:
+        """What rings when somebody receives from the channel, which may take descriptors off their way."""
+        bell = Bell(rooms=[self._channel.handle])
+        try:
+            yield bell
+        finally:
+            bell.close()
+
+    def _pump_after(self, bell: Bell) -> None:
+        bell.quiet()  # what is received from here on rings it, and so would a send here that fails
+        if not crowded(self._channel.handle):
+            try:
+                return self.pump()
+            except Crowded:  # others were quicker; it rings already
+                pass
+        if self._channel.unread:
+            raise BlockingIOError
+        raise Crowded
 
     async def _write(self) -> None:
         try:
             await self.flush()
+        except Crowded:
+            pass  # by other channels; the next operation on this one writes on
         except ValueError:  # closed meanwhile, so nothing is left
             pass
         finally:
@@ -98,6 +133,8 @@ class Backlog(Private):
     def _write_blocking(self) -> None:
         try:
             self.flush_blocking()
+        except Crowded:
+            pass
         except ValueError:  # closed meanwhile, so nothing is left
             pass
         finally:

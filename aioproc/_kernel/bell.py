@@ -15,19 +15,27 @@ from aioproc._kernel.handle import Handle
 class Bell:
     """Rings while one of ``levels`` is readable, and once each time one of ``edges`` is or hangs up.
 
+    Also once each time that something sent through one of ``rooms`` was received and there is much room.
+
     It belongs to this process: a forked child makes its own.
     """
 
-    __slots__ = ("_edges", "_epoll", "_levels", "handle")
+    __slots__ = ("_edges", "_epoll", "_levels", "_rooms", "handle")
 
-    def __init__(self, levels: Sequence[Handle | int], edges: Sequence[Handle] = ()) -> None:
-        self._levels = levels
-        self._edges = edges
+    def __init__(
+        self,
+        levels: Sequence[Handle | int] = (),
+        edges: Sequence[Handle] = (),
+        rooms: Sequence[Handle] = (),
+    ) -> None:
+        self._levels, self._edges, self._rooms = levels, edges, rooms
         self._epoll = select.epoll(select.EPOLL_CLOEXEC)
         for handle in levels:
             self._epoll.register(handle, select.EPOLLIN)
         for handle in edges:
             self._epoll.register(handle.fileno(), select.EPOLLIN | select.EPOLLET)
+        for handle in rooms:
+            self._epoll.register(handle.fileno(), select.EPOLLOUT | select.EPOLLET)
         self.handle = Handle(os.dup(self._epoll.fileno()), forks=False)
 
     def quiet(self) -> None:

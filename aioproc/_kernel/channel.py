@@ -42,6 +42,16 @@ Arrival = tuple[bytearray, int, list[int]]  # a packet that was received and not
 _buffers: list[bytearray] = []
 
 
+class Crowded(OSError):
+    """Too many descriptors of this user are on their way, in this channel or others; nothing was sent.
+
+    The channel may be writable all the same, so it is no use to wait for that.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(errno.ETOOMANYREFS, "this user has too many descriptors in flight (ulimit -n)")
+
+
 class Channel:
     """One end of a packet channel; `send` and `receive` are attempts (see waiting.py)."""
 
@@ -59,7 +69,8 @@ class Channel:
         """Send one packet, with ``tail`` as the last of its descriptors.
 
         Raises:
-            BlockingIOError: The channel is full, or too many descriptors are on their way.
+            BlockingIOError: The channel is full.
+            Crowded: Too many descriptors are on their way.
             BrokenPipeError: Nobody can receive any more.
             OSError: No descriptor is free for what must go along; nothing was sent.
         """
@@ -73,7 +84,7 @@ class Channel:
             sock.sendmsg([packet], rights(*[handle.fileno() for handle in along]), SEND_FLAGS)
         except OSError as error:
             if error.errno == errno.ETOOMANYREFS:
-                raise BlockingIOError(errno.EAGAIN, "too many descriptors are on their way") from error
+                raise Crowded from None
             raise
 
     def receive(self, opener: Opener | None = None) -> Any:
@@ -148,6 +159,11 @@ class Channel:
         """How many bytes the kernel has for us; each packet has at least one."""
         return int.from_bytes(fcntl.ioctl(self.handle.fileno(), termios.FIONREAD, b"\0\0\0\0"), "little")
 
+    @property
+    def unread(self) -> bool:
+        """Whether something that was sent from this end has not been received."""
+        return any(fcntl.ioctl(self.handle.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))
+
     def count(self) -> int:
         """How many packets the kernel has for us; one process at a time may count."""
         sock = self._borrow()
@@ -176,6 +192,17 @@ class Channel:
             self._socket = SocketView(self.handle)
             self._socket.settimeout(None)
         return self._socket
+
+
+def crowded(handle: Handle) -> bool:
+    """Whether this user has too many descriptors on their way; tried with one, in a channel of its own."""
+    ends = channel()
+    along = rights(handle.fileno())
+    try:
+        SocketView(ends[0].handle).sendmsg([b"?"], along, SEND_FLAGS)
+    except OSError as error:
+        return error.errno == errno.ETOOMANYREFS
+    return False
 
 
 def channel() -> tuple[Channel, Channel]:

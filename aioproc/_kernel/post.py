@@ -38,9 +38,9 @@ class Post:
         """Send one message.
 
         Raises:
-            BlockingIOError: The channel is full, or too many descriptors are on their way.
+            BlockingIOError: The channel is full.
             BrokenPipeError: Nobody can receive any more.
-            OSError: No descriptor is free for what must go along; nothing was sent.
+            OSError: No descriptor is free for what must go along, or too many are on their way.
         """
         if not isinstance(mail, Letter):
             sock = self._socket if self._socket is not None and self.handle._fd >= 0 else self._view()

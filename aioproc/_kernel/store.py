@@ -9,7 +9,7 @@ from typing import Any, Final
 from aioproc._kernel import channel as packets
 from aioproc._kernel.backlog import Backlog
 from aioproc._kernel.bell import Bell
-from aioproc._kernel.channel import Arrival, Channel
+from aioproc._kernel.channel import Arrival, Channel, Crowded
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.intake import Intake
 from aioproc._kernel.ledger import Entry, Ledger, Tally, ended, hung_up, ready, reopened, value_of
@@ -85,12 +85,18 @@ class Store(Intake):
         Raises:
             BlockingIOError: There is no free place.
             BrokenPipeError: The queue was shut down.
+            OSError: Too many descriptors are on their way, and none in this queue.
         """
         if self._plain and not self.backlog.kept:
             try:
                 self.writer.send(parcel)
+                return
             except BlockingIOError:
-                self.backlog.keep(parcel, None, None, in_loop)
+                pass
+            except Crowded:
+                if not self.writer.unread:
+                    raise
+            self.backlog.keep(parcel, None, None, in_loop)
             return
         if self._ending or self._is_shut():
             self.check()
@@ -124,6 +130,10 @@ class Store(Intake):
         try:
             self.writer.send(parcel, tail)
         except BlockingIOError:
+            return False
+        except Crowded:  # a receipt makes room, if it can be one from here
+            if not self.writer.unread:
+                raise
             return False
         return True
 
@@ -203,7 +213,7 @@ class Store(Intake):
     def _pump(self) -> None:
         try:
             self.backlog.pump()
-        except BlockingIOError:
+        except (BlockingIOError, Crowded):
             pass
 
     def take_more(self, found: list[Any], most: int) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator
 from types import CoroutineType, FrameType
 from typing import Any
 
-from aioproc._kernel.channel import Channel
+from aioproc._kernel.channel import Channel, Crowded
 from aioproc._kernel.child import Child, listen_to_signals
 from aioproc._kernel.outcome import raised
 from aioproc._kernel.parcel import pack
@@ -161,7 +161,10 @@ class Worker:
             raise
         except BaseException as error:
             outcome = call.failed(error)
-        self.send(outcome)
+        try:
+            self.send(outcome)
+        except Crowded as error:
+            self.send(call.failed(error))
 
     def _streamed(self, call: Call, generator: Generator[Any, None, Any]) -> None:
         self.controls.credits[call.task] = STREAM_AHEAD

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.lowlevel import checkpoint
 
+from aioproc._kernel.channel import Crowded
 from aioproc._kernel.parcel import pack
 from aioproc._kernel.waiting import until
 from aioproc._kernel.wire import STREAM_AHEAD, Kind, Mail, addressed
@@ -76,7 +77,10 @@ class _Desk:
                 outcome = call.failed(error)
         del self._scopes[call.task]
         with anyio.CancelScope(shield=True):
-            await self._send(outcome or call.stopped())
+            try:
+                await self._send(outcome or call.stopped())
+            except Crowded as error:
+                await self._send(call.failed(error))
         self._free.release()  # only now, so that the next task cannot take this one's outcome with it
 
     async def _performed(self, call: Call) -> Any:

@@ -114,6 +114,8 @@ class Connection(_End):
 
         Raises:
             BrokenPipeError: The other end is gone.
+            OSError: No file descriptor is free, or too many of this user's are in flight (``ulimit -n``);
+                nothing was sent.
             pickle.PicklingError: It cannot be pickled; the message names it.
 
         If cancelled: It was not sent.

@@ -147,6 +147,8 @@ class Queue(_Face, Generic[T]):
         Raises:
             QueueFull: There was no place in time; nothing was put.
             QueueShutDown: The queue was shut down; nothing was put.
+            OSError: No file descriptor is free, or too many of this user's are in flight and none of them in
+                this queue (``ulimit -n``); nothing was put.
             pickle.PicklingError: The item cannot be pickled; the message names it.
 
         If cancelled: The item was not put.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import resource
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -14,6 +15,10 @@ import pytest
 
 import aioproc
 from aioproc import Pipe, Queue
+from aioproc._kernel import backlog
+from aioproc._kernel.channel import Channel
+from tests.conftest import BACKENDS
+from tests.crash.killing import died, forked
 from tests.local import queue_children as children
 from tests.shared import Wire
 
@@ -222,3 +227,54 @@ async def test_functions_by_value() -> None:
     factor = 3
     await queue.put(lambda x: x * factor)
     assert (await queue.get())(2) == 6
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the limit is not for root, and only root can become another")
+@pytest.mark.parametrize("maxsize", [0, 200])
+@pytest.mark.parametrize("twin", [False, True], ids=["async", "twin"])
+@pytest.mark.parametrize("loop", BACKENDS)
+def test_too_many_descriptors_in_flight(
+    loop: str, maxsize: int, twin: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is too much for its user is kept by a queue, without polling; where that is no use, an OSError."""
+    attempts = 0
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            nonlocal attempts
+            attempts += 1
+            return function(*args)
+
+        return call
+
+    async def main() -> None:
+        with pytest.raises(aioproc.QueueEmpty):
+            await Queue().get(timeout=0.001)  # all that is imported late is there
+        os.setgid(65533)
+        os.setuid(65533)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+        queue, another, pipe = Queue[Any](maxsize), Queue[Any](), Pipe()
+        for number in range(150):
+            if twin:
+                queue.sync.put((number, bytes(100_000)))
+            else:
+                await queue.put((number, bytes(100_000)))
+        assert 0 < len(queue._store.backlog) < 50
+        with pytest.raises(OSError, match="in flight"):
+            await another.put(bytes(100_000))
+        with pytest.raises(OSError, match="in flight"):
+            await pipe[0].send(bytes(100_000))
+        await anyio.wait_all_tasks_blocked()
+        before = attempts
+        await anyio.sleep(0.1)
+        assert attempts - before < 5
+        assert [(await queue.get())[0] for _ in range(150)] == list(range(150))
+        await queue.flush()
+
+    def in_loop() -> None:
+        backend, options = BACKENDS[loop]
+        anyio.run(main, backend=backend, backend_options=options)
+
+    for place, name in ((Channel, "send"), (backlog, "crowded")):
+        monkeypatch.setattr(place, name, counted(getattr(place, name)))
+    assert not died(forked(in_loop))
