@@ -1,32 +1,39 @@
-"""Locks: an uncontended pair of calls, and handing over among processes that all want it.
+"""Locks and what is related: an uncontended pair of calls, and one turn among processes that all want it.
 
-python -m benchmarks.lock [ROUNDS]; aioprocessing takes part where it is installed.
+``python -m benchmarks lock``
 """
 
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import socket
-import statistics
 import struct
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, Final
 
 import aioproc
-from benchmarks.measuring import Contender, alternate, ratio, table
+from benchmarks import loops
+from benchmarks.loops import LOOPS, named
+from benchmarks.queue_peers import BLOCKING, CONTEXT
+from benchmarks.record import Record
 
 PAIRS: Final = 2000
 TURNS: Final = 2048  # in all, whoever takes them
-WARM_UP_TURNS: Final = 8  # of each process: after a fork, memory is copied as it is touched
+WARM_UP_TURNS: Final = 8  # of each process
 SECTION_SECONDS: Final = 0.0002
+PROCESSES: Final = (2, 8, 32, 64)
+INT: Final = struct.Struct("i")
 
-context = multiprocessing.get_context("fork")
-INT = struct.Struct("i")
+
+def measure(record: Record) -> None:
+    """Everything about locks."""
+    uncontended(record)
+    relatives(record)
+    contended(record)
 
 
 class BareToken:
@@ -44,37 +51,67 @@ class BareToken:
         _, ancillary, _, _ = self.pairs[number][1].recvmsg(1, socket.CMSG_SPACE(4))
         return int(INT.unpack(ancillary[0][2])[0])
 
-    def __del__(self) -> None:
+    def close(self) -> None:
         for pair in self.pairs:
             for end in pair:
                 end.close()
 
 
-def section() -> None:
-    """What is done while the lock is held."""
-    until = time.perf_counter() + SECTION_SECONDS
-    while time.perf_counter() < until:
-        pass
-
-
 # Uncontended
 
 
-async def ours() -> float:
-    lock = aioproc.Lock()
-    before = time.perf_counter()
-    for _ in range(PAIRS):
-        await lock.acquire()
-        lock.release()
-    return (time.perf_counter() - before) / PAIRS
+def uncontended(record: Record) -> None:
+    """One process takes it and gives it back."""
+    record.measurement("lock.free", "A lock's acquire and release, uncontended", "us a pair")
+    runs: dict[str, Callable[[], float]] = {
+        named("aioproc", loop): partial(awaited, loop, aioproc.Lock, PAIRS) for loop in LOOPS
+    }
+    runs["aioproc twin"] = lambda: blocking(aioproc.Lock().sync)
+    runs["bare token"] = bare
+    runs["multiprocessing, blocking"] = lambda: blocking(CONTEXT.Lock())
+    runs["multiprocessing in threads"] = lambda: loops.run("asyncio", in_threads(CONTEXT.Lock(), PAIRS // 10))
+    if find_spec("aioprocessing"):
+        for loop in LOOPS:
+            runs[named("aioprocessing", loop)] = partial(theirs, loop, "AioLock")
+    else:
+        record.leave_out("aioprocessing", "not installed")
+    record.take("lock.free", runs, 9)
 
 
-def twin() -> float:
-    return blocking(aioproc.Lock().sync)
+def relatives(record: Record) -> None:
+    """Semaphores and RLock, free, and an event that is set."""
+    for key, kind in (("rlock", "RLock"), ("semaphore", "Semaphore"), ("bounded", "BoundedSemaphore")):
+        record.measurement(f"lock.{key}", f"{kind}: acquire and release, uncontended", "us a pair")
+        runs: dict[str, Callable[[], float]] = {
+            "aioproc": partial(awaited, "asyncio", getattr(aioproc, kind), PAIRS),
+            "aioproc twin": lambda kind=kind: blocking(getattr(aioproc, kind)().sync),  # type: ignore[misc]
+            "multiprocessing, blocking": lambda kind=kind: blocking(getattr(CONTEXT, kind)()),  # type: ignore[misc]
+        }
+        if find_spec("aioprocessing") and key != "rlock":  # theirs is owned by one of its threads
+            runs["aioprocessing"] = partial(theirs, "asyncio", f"Aio{kind}")
+        record.take(f"lock.{key}", runs, 5)
+    record.measurement("lock.event", "Event: set, wait and clear", "us for the three")
+    record.take(
+        "lock.event",
+        {
+            "aioproc": lambda: loops.run("asyncio", set_and_wait(aioproc.Event())),
+            "aioproc twin": lambda: set_and_wait_blocking(aioproc.Event().sync),
+            "multiprocessing, blocking": lambda: set_and_wait_blocking(CONTEXT.Event()),
+        },
+        5,
+    )
 
 
-def stdlib() -> float:
-    return blocking(multiprocessing.Lock())
+def awaited(loop: str, make: Callable[[], Any], pairs: int) -> float:
+    async def run() -> float:
+        lock = make()
+        before = time.perf_counter()
+        for _ in range(pairs):
+            await lock.acquire()
+            lock.release()
+        return (time.perf_counter() - before) / pairs
+
+    return loops.run(loop, run())
 
 
 def blocking(lock: Any) -> float:
@@ -92,60 +129,148 @@ def bare() -> float:
     before = time.perf_counter()
     for _ in range(PAIRS):
         token.give(0, token.take(0))
+    taken = time.perf_counter() - before
+    os.close(token.take(0))
+    token.close()
+    return taken / PAIRS
+
+
+async def in_threads(lock: Any, pairs: int) -> float:
+    before = time.perf_counter()
+    for _ in range(pairs):
+        await asyncio.to_thread(lock.acquire)
+        lock.release()
+    return (time.perf_counter() - before) / pairs
+
+
+def theirs(loop: str, kind: str) -> float:
+    """aioprocessing's. Its coro_release() waits for ever: it takes up the one thread that it needs."""
+    import aioprocessing
+
+    async def run() -> float:
+        lock = getattr(aioprocessing, kind)()
+        before = time.perf_counter()
+        for _ in range(PAIRS // 10):
+            await lock.coro_acquire()
+            lock.release()
+        return (time.perf_counter() - before) / (PAIRS // 10)
+
+    return loops.run(loop, run())
+
+
+async def set_and_wait(event: aioproc.Event) -> float:
+    before = time.perf_counter()
+    for _ in range(PAIRS):
+        event.set()
+        await event.wait()
+        event.clear()
     return (time.perf_counter() - before) / PAIRS
 
 
-async def aioprocessing_lock() -> float:
-    import aioprocessing
-
-    lock: Any = aioprocessing.AioLock()
+def set_and_wait_blocking(event: Any) -> float:
     before = time.perf_counter()
-    for _ in range(PAIRS // 10):
-        await lock.coro_acquire()
-        lock.release()  # their coro_release() waits for ever: it takes up the one thread that it needs
-    return (time.perf_counter() - before) / (PAIRS // 10)
+    for _ in range(PAIRS):
+        event.set()
+        event.wait()
+        event.clear()
+    return (time.perf_counter() - before) / PAIRS
 
 
 # Contended
 
 
-def take_turns(lock: Any, turns: int, go: Callable[[], None]) -> None:
-    for part in (WARM_UP_TURNS, turns):
+def contended(record: Record) -> None:
+    """All processes want it all the time."""
+    record.measurement("lock.turns", "One turn, without the section itself", "us a turn", "processes")
+    for many in PROCESSES[:1] if record.quick else PROCESSES:
+        runs: dict[str, Callable[[], float]] = {
+            named("aioproc", loop): partial(turns, loop, take_turns_awaited, aioproc.Lock, many)
+            for loop in LOOPS
+        }
+        runs["aioproc twin"] = partial(turns, BLOCKING, take_turns, lambda: aioproc.Lock().sync, many)
+        runs["multiprocessing, blocking"] = partial(turns, BLOCKING, take_turns, CONTEXT.Lock, many)
+        runs["bare token"] = partial(turns, BLOCKING, pass_on, partial(bare_token, many), many)
+        if find_spec("aioprocessing"):
+            runs["aioprocessing"] = partial(turns, "asyncio", take_turns_of_theirs, their_lock, many)
+        record.take("lock.turns", runs, 5 if many < 32 else 3, many)
+
+
+def turns(loop: str, work: Callable[..., Any], make: Callable[[], Any], processes: int) -> float:
+    """Seconds from one turn to the next, less the section itself, once all processes are up and warm."""
+    shared, start, ends = make(), CONTEXT.Barrier(processes), CONTEXT.Array("d", 2 * processes)
+    each = TURNS // processes
+    children = [
+        CONTEXT.Process(target=in_child, args=(loop, work, shared, each, number, start, ends))
+        for number in range(processes)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    taken: float = max(ends[:processes]) - min(ends[processes:])
+    return taken / (each * processes) - SECTION_SECONDS
+
+
+def in_child(
+    loop: str, work: Callable[..., Any], shared: Any, each: int, number: int, start: Any, ends: Any
+) -> None:
+    """One of the processes."""
+
+    def go() -> None:
+        start.wait()
+        ends[len(ends) // 2 + number] = time.perf_counter()
+
+    found = work(shared, each, go)
+    if loop != BLOCKING:
+        loops.run(loop, found)
+    ends[number] = time.perf_counter()
+    loops.close()
+
+
+def section() -> None:
+    """What is done while the lock is held."""
+    until = time.perf_counter() + SECTION_SECONDS
+    while time.perf_counter() < until:
+        pass
+
+
+def take_turns(lock: Any, each: int, go: Callable[[], None]) -> None:
+    for part in (WARM_UP_TURNS, each):
         go()
         for _ in range(part):
             with lock:
                 section()
 
 
-def take_turns_async(lock: aioproc.Lock, turns: int, go: Callable[[], None]) -> None:
-    async def main() -> None:
-        for part in (WARM_UP_TURNS, turns):
-            go()
-            for _ in range(part):
-                async with lock:
-                    section()
-
-    asyncio.run(main())
-
-
-def take_turns_aioprocessing(lock: Any, turns: int, go: Callable[[], None]) -> None:
-    async def main() -> None:
-        for part in (WARM_UP_TURNS, turns):
-            go()
-            for _ in range(part):
-                await lock.coro_acquire()
+async def take_turns_awaited(lock: aioproc.Lock, each: int, go: Callable[[], None]) -> None:
+    for part in (WARM_UP_TURNS, each):
+        go()
+        for _ in range(part):
+            async with lock:
                 section()
-                lock.release()
-
-    asyncio.run(main())
 
 
-def pass_on(shared: tuple[BareToken, Any], turns: int, go: Callable[[], None]) -> None:
+async def take_turns_of_theirs(lock: Any, each: int, go: Callable[[], None]) -> None:
+    for part in (WARM_UP_TURNS, each):
+        go()
+        for _ in range(part):
+            await lock.coro_acquire()
+            section()
+            lock.release()
+
+
+def their_lock() -> Any:
+    import aioprocessing
+
+    return aioprocessing.AioLock(context=CONTEXT)
+
+
+def pass_on(shared: tuple[BareToken, Any], each: int, go: Callable[[], None]) -> None:
     token, numbers = shared
     with numbers.get_lock():
         number = numbers.value
         numbers.value += 1
-    for part in (WARM_UP_TURNS, turns):
+    for part in (WARM_UP_TURNS, each):
         go()
         for _ in range(part):
             fd = token.take(number)
@@ -156,80 +281,10 @@ def pass_on(shared: tuple[BareToken, Any], turns: int, go: Callable[[], None]) -
 def bare_token(processes: int) -> tuple[BareToken, Any]:
     token = BareToken(processes)
     token.give(0, os.dup(0))
-    return token, context.Value("i", 0)
-
-
-def contended(work: Callable[..., None], make: Callable[[], Any], processes: int) -> Contender:
-    """Seconds from one turn to the next, less the section itself, once all processes are up and warm."""
-
-    def run() -> float:
-        shared, start, ends = make(), context.Barrier(processes), context.Array("d", 2 * processes)
-        turns = TURNS // processes
-
-        def child(number: int) -> None:
-            def go() -> None:
-                start.wait()
-                ends[processes + number] = time.perf_counter()
-
-            work(shared, turns, go)
-            ends[number] = time.perf_counter()
-
-        children = [context.Process(target=child, args=(number,)) for number in range(processes)]
-        for each in children:
-            each.start()
-        for each in children:
-            each.join()
-        took: float = max(ends[:processes]) - min(ends[processes:])
-        return took / (turns * processes) - SECTION_SECONDS
-
-    return run
-
-
-def aioprocessing_is_here() -> bool:
-    try:
-        import aioprocessing  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-async def main(rounds: int) -> None:
-    peer = aioprocessing_is_here()
-    free: dict[str, Contender] = {
-        "aioproc": ours,
-        "aioproc twin": twin,
-        "stdlib, blocking": stdlib,
-        "bare token": bare,
-    }
-    if peer:
-        free["aioprocessing"] = aioprocessing_lock
-    times = await alternate(free, rounds)
-    print("Uncontended acquire and release")
-    print(table(times, "aioproc", 1e6, "us"))
-    if peer:
-        print(f"aioprocessing takes {ratio(times, 'aioprocessing', 'aioproc'):.1f} times as long\n")
-    hand_over = {}
-    for processes in (2, 8, 32):
-        contenders: dict[str, Contender] = {
-            "aioproc twin": contended(take_turns, lambda: aioproc.Lock().sync, processes),
-            "aioproc": contended(take_turns_async, aioproc.Lock, processes),
-            "stdlib, blocking": contended(take_turns, multiprocessing.Lock, processes),
-            "bare token": contended(pass_on, partial(bare_token, processes), processes),
-        }
-        if peer:
-            contenders["aioprocessing"] = contended(take_turns_aioprocessing, _their_lock, processes)
-        times = await alternate(contenders, max(3, rounds // 2))
-        hand_over[processes] = statistics.median(times["aioproc twin"])
-        print(f"\nOne turn among {processes} processes, without the section itself")
-        print(table(times, "bare token", 1e6, "us"))
-    print(f"\nfrom 2 to 32 processes: {hand_over[32] / hand_over[2]:.2f}")
-
-
-def _their_lock() -> Any:
-    import aioprocessing
-
-    return aioprocessing.AioLock(context=context)
+    return token, CONTEXT.Value("i", 0)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 9))
+    from benchmarks.__main__ import main
+
+    main(["lock"])

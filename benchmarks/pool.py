@@ -1,39 +1,47 @@
-"""Pools of two workers side by side: round trip of a call, small calls per second, 8 MB arguments, a map.
+"""Pools: round trip of a call, calls per second by their length and number, 8 MB, a map, 1 to 64 workers.
 
-``python -m benchmarks.pool``; contenders that are not installed are left out.
+``python -m benchmarks pool``
 """
 
 from __future__ import annotations
 
-import asyncio
-import multiprocessing
-import sys
 import time
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import AsyncExitStack
-from typing import Any
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final
 
 import anyio
-import anyio.to_process
-import trio
 
 import aioproc
-from benchmarks.measuring import Times, alternate, ratio, table
+from benchmarks import loops
+from benchmarks.pool_peers import BLOCKING, FORKSERVER, TRIO, Pool, peers
+from benchmarks.record import Record, Sample
 
-WORKERS = 2
-ROUNDS = 5
-OURS, EXECUTOR, TO_PROCESS = "aioproc", "run_in_executor(ProcessPoolExecutor)", "anyio.to_process"
-Call = Callable[..., Awaitable[Any]]
+WORKERS: Final = 2
+AT_ONCE: Final = 1000
+LENGTHS: Final = (0.0, 30e-6, 100e-6, 300e-6, 1e-3, 10e-3)
+NUMBERS: Final = (1, 10, 100, 1000, 10_000)
+SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
+SLEEP_SECONDS: Final = 0.01
+LARGE: Final = bytes(8 << 20)
+FEW: Final = 20  # calls for who needs 10 ms for each
+
+Found = dict[tuple[str, float | None], Sample]
+
+
+def measure(record: Record) -> None:
+    """Everything about pools."""
+    calls(record)
+    numbers(record)
+    sizes(record)
+    maps(record)
+
+
+# What is called
 
 
 def small(number: int) -> int:
     """As little work as can be."""
-    return number + 1
-
-
-async def small_async(number: int) -> int:
-    """The same, for pools of coroutines."""
     return number + 1
 
 
@@ -42,168 +50,193 @@ def length(data: bytes) -> int:
     return len(data)
 
 
+def busy(seconds: float) -> None:
+    """Computes for so long."""
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass
+
+
+def asleep(seconds: float) -> None:
+    """Takes time and no processor."""
+    time.sleep(seconds)
+
+
+async def small_async(number: int) -> int:
+    """As `small`, for pools that run nothing but coroutines; and so on."""
+    return small(number)
+
+
 async def length_async(data: bytes) -> int:
-    """The same, for pools of coroutines."""
-    return len(data)
+    return length(data)
 
 
-async def contenders(stack: AsyncExitStack) -> dict[str, Call]:
-    """A function that awaits one call, for each pool there is."""
-    pool = await stack.enter_async_context(aioproc.AsyncPool(WORKERS))
-    ppe = stack.enter_context(ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn")))
-    loop, limiter = asyncio.get_running_loop(), anyio.CapacityLimiter(WORKERS)
-    found: dict[str, Call] = {
-        OURS: lambda func, arg: pool.apply(func, (arg,)),
-        EXECUTOR: lambda func, arg: loop.run_in_executor(ppe, func, arg),
-        TO_PROCESS: lambda func, arg: anyio.to_process.run_sync(func, arg, limiter=limiter),
-    }
-    try:
-        import aiomultiprocess
+async def busy_async(seconds: float) -> None:
+    busy(seconds)
 
-        amp = await stack.enter_async_context(
-            aiomultiprocess.Pool(WORKERS, loop_initializer=asyncio.new_event_loop)
-        )
-        asynchronous = {small: small_async, length: length_async}
-        found["aiomultiprocess"] = lambda func, arg: amp.apply(asynchronous[func], (arg,))
-    except ImportError:
-        pass
-    try:
-        import loky
 
-        executor = loky.ProcessPoolExecutor(WORKERS)
-        stack.callback(executor.shutdown)
-        found["loky"] = lambda func, arg: asyncio.wrap_future(executor.submit(func, arg))
-    except ImportError:
-        pass
-    try:
-        import pebble
+async def asleep_async(seconds: float) -> None:
+    asleep(seconds)
 
-        pebbles = stack.enter_context(pebble.ProcessPool(WORKERS))
-        found["pebble"] = lambda func, arg: asyncio.wrap_future(pebbles.submit(func, None, arg))
-    except ImportError:
-        pass
+
+ASYNC: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
+    small: small_async,
+    length: length_async,
+    busy: busy_async,
+    asleep: asleep_async,
+}
+
+
+# How it is called
+
+
+def run(loop: str, work: Coroutine[Any, Any, Any]) -> Any:
+    """Run it in the loop of that kind."""
+    if loop != TRIO:
+        return loops.run(loop, work)
+    import trio
+
+    async def wait() -> Any:
+        return await work
+
+    return trio.run(wait)
+
+
+async def in_series(pool: Pool, func: Callable[..., Any], arg: Any, count: int) -> list[float]:
+    """Seconds of each of some calls, one after another."""
+    func, taken = ASYNC[func] if pool.coroutines else func, []
+    before = time.perf_counter()
+    for _ in range(count):
+        await pool.call(func, arg)
+        after = time.perf_counter()
+        taken.append(after - before)
+        before = after
+    return taken
+
+
+async def at_once(pool: Pool, func: Callable[..., Any], arg: Any, count: int) -> float:
+    """Seconds for each of some calls that wait together."""
+    func = ASYNC[func] if pool.coroutines else func
+    before = time.perf_counter()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(count):
+            tasks.start_soon(pool.call, func, arg)
+    return (time.perf_counter() - before) / count
+
+
+def with_pool(
+    make: Callable[[int], Pool], workers: int, work: Callable[[Pool], Coroutine[Any, Any, Found]]
+) -> Found:
+    """Open a pool, let all its workers start, and work with it."""
+    pool = make(workers)
+
+    async def turn() -> Found:
+        await pool.open()
+        try:
+            await at_once(pool, asleep, 0.02, 2 * workers)
+            await at_once(pool, small, 1, FEW)
+            return await work(pool)
+        finally:
+            await pool.close()
+
+    found: Found = run(pool.loop, turn())
     return found
 
 
-def one_after_another(call: Call, count: int) -> Callable[[], Awaitable[float]]:
-    """Seconds of one call, of many in series."""
-
-    async def run() -> float:
-        before = time.perf_counter()
-        for number in range(count):
-            await call(small, number)
-        return (time.perf_counter() - before) / count
-
-    return run
+# What is measured
 
 
-def all_at_once(call: Call, count: int) -> Callable[[], Awaitable[float]]:
-    """Seconds of one call, of many that wait together."""
+def calls(record: Record) -> None:
+    """Two workers: in series, at once, by length, with 8 MB."""
+    record.measurement("pool.trip", "A small call and its result, one after another", "us a call")
+    record.measurement("pool.rate", f"Small calls, {AT_ONCE:,} at once", "us a call")
+    record.measurement("pool.large", "A call with 8 MB", "ms a call")
+    record.measurement("pool.lengths", "Busy calls at once, by their length", "us a call", "seconds a call")
 
-    async def run() -> float:
-        before = time.perf_counter()
-        await asyncio.gather(*[call(small, number) for number in range(count)])
-        return (time.perf_counter() - before) / count
+    async def work(pool: Pool) -> Found:
+        few = pool.lazy or record.quick
+        found: Found = {
+            ("pool.trip", None): await in_series(pool, small, 1, FEW if few else 300),
+            ("pool.rate", None): await at_once(pool, small, 1, 10 * FEW if few else AT_ONCE),
+            ("pool.large", None): await in_series(pool, length, LARGE, 5),
+        }
+        for seconds in LENGTHS:
+            count = int(0.4 / max(seconds, 4e-4)) // (10 if few else 1)
+            found["pool.lengths", seconds] = await at_once(pool, busy, seconds, max(count, 4))
+        return found
 
-    return run
-
-
-def large(call: Call, data: bytes) -> Callable[[], Awaitable[float]]:
-    """Seconds of one call with a large argument."""
-
-    async def run() -> float:
-        before = time.perf_counter()
-        for _ in range(3):
-            await call(length, data)
-        return (time.perf_counter() - before) / 3
-
-    return run
-
-
-async def trio_parallel_times() -> Times:
-    """trio-parallel has no asyncio side, so it is measured by itself, right after the others."""
-    import trio_parallel
-
-    limiter = trio.CapacityLimiter(WORKERS)
-    times: Times = {"round trip": [], "at once": []}
-    await trio_parallel.run_sync(small, 1, limiter=limiter)
-    for _ in range(ROUNDS):
-        before = time.perf_counter()
-        for number in range(200):
-            await trio_parallel.run_sync(small, number, limiter=limiter)
-        times["round trip"].append((time.perf_counter() - before) / 200)
-        before = time.perf_counter()
-        async with trio.open_nursery() as nursery:
-            for number in range(500):
-                nursery.start_soon(lambda n: trio_parallel.run_sync(small, n, limiter=limiter), number)
-        times["at once"].append((time.perf_counter() - before) / 500)
-    return times
+    record.take_turns(
+        {name: partial(with_pool, make, WORKERS, work) for name, make in peers(record).items()}, 5
+    )
+    for key in ("pool.trip", "pool.rate", "pool.large"):
+        record.show(key)
+    for seconds in LENGTHS:
+        record.show("pool.lengths", seconds)
 
 
-async def maps() -> Times:
-    """map over 100,000 small items, against multiprocessing's own."""
-    async with aioproc.AsyncPool(WORKERS) as pool:
-        with multiprocessing.get_context("spawn").Pool(WORKERS) as theirs:
-            items = range(100_000)
-            return await alternate(
-                {
-                    OURS: lambda: _done(pool.map(small, items)),
-                    "multiprocessing.Pool": lambda: _no(theirs.map(small, items)),
-                },
-                ROUNDS,
-            )
+def numbers(record: Record) -> None:
+    """1 to 10,000 calls that wait at the same time."""
+    record.measurement("pool.numbers", "Small calls at once, by their number", "us a call", "calls")
+    names = ("aioproc", "aioproc, uvloop", "run_in_executor", "anyio.to_process", "loky", "pebble")
+    makers = {name: make for name, make in peers(record).items() if name in names}
+
+    async def work(pool: Pool) -> Found:
+        found: Found = {}
+        for number in NUMBERS[:3] if record.quick else NUMBERS:
+            times = max(1, 500 // number)
+            turns = [await at_once(pool, small, 1, number) for _ in range(times)]
+            found["pool.numbers", number] = sum(turns) / times
+        return found
+
+    record.take_turns({name: partial(with_pool, make, WORKERS, work) for name, make in makers.items()}, 3)
+    for number in NUMBERS:
+        record.show("pool.numbers", number)
 
 
-async def _done(waited: Awaitable[Any]) -> None:
-    await waited
+def sizes(record: Record) -> None:
+    """Pools of 1 to 64 workers, with calls that sleep: how near they come to one call a worker."""
+    title = f"Calls that sleep {SLEEP_SECONDS * 1e3:.0f} ms, by the number of workers"
+    record.measurement("pool.workers", title, "us a call", "workers")
+    names = ("aioproc", "run_in_executor", "anyio.to_process", "loky")
+    makers = {name: make for name, make in peers(record).items() if name in names}
+    for workers in SIZES[::3] if record.quick else SIZES:
+
+        async def work(pool: Pool) -> Found:
+            count = 30 * pool.workers
+            return {("pool.workers", pool.workers): await at_once(pool, asleep, SLEEP_SECONDS, count)}
+
+        few = {name: make for name, make in makers.items() if workers <= 16 or "anyio" not in name}
+        record.take_turns({name: partial(with_pool, make, workers, work) for name, make in few.items()}, 2)
+        record.show("pool.workers", workers)
 
 
-def _no(_: object) -> None:
-    return None
+def maps(record: Record) -> None:
+    """A map over 100,000 small items."""
+    record.measurement("pool.map", "A map over 100,000 small items", "ms a map")
+    items = range(10_000 if record.quick else 100_000)
 
+    async def ours() -> float:
+        async with aioproc.AsyncPool(WORKERS) as pool:
+            await pool.map(small, items[:100])
+            before = time.perf_counter()
+            await pool.map(small, items)
+            return time.perf_counter() - before
 
-def _show(title: str, times: Times, scale: float = 1e6, unit: str = "us") -> None:
-    print(f"\n{title}\n{table(times, OURS, scale, unit)}", flush=True)
+    def theirs() -> float:
+        with FORKSERVER.Pool(WORKERS) as pool:
+            pool.map(small, items[:100])
+            before = time.perf_counter()
+            pool.map(small, items)
+            return time.perf_counter() - before
 
-
-async def main() -> None:
-    """Print medians and ratios."""
-    async with AsyncExitStack() as stack:
-        calls = await contenders(stack)
-        slow = {"aiomultiprocess"}  # it polls: a call is 10 ms
-        trips = await alternate(
-            {name: one_after_another(call, 20 if name in slow else 200) for name, call in calls.items()},
-            ROUNDS,
-        )
-        _show("Round trip of a call", trips)
-        rates = await alternate({name: all_at_once(call, 1000) for name, call in calls.items()}, ROUNDS)
-        _show("A small call of 1,000 at once", rates)
-        data = bytes(8 << 20)
-        larges = await alternate({name: large(call, data) for name, call in calls.items()}, ROUNDS)
-        _show("A call with 8 MB", larges, 1e3, "ms")
-    mapped = await maps()
-    _show("map over 100,000 items", mapped, 1e3, "ms")
-    print("\nthe promises:")
-    for what, times, peer, least in (
-        ("round trip", trips, EXECUTOR, 4),
-        ("round trip", trips, TO_PROCESS, 1.5),
-        ("calls per second", rates, EXECUTOR, 6),
-        ("calls per second", rates, TO_PROCESS, 4),
-        ("8 MB", larges, EXECUTOR, 1),
-        ("8 MB", larges, TO_PROCESS, 1),
-    ):
-        found = ratio(times, peer, OURS)
-        verdict = "holds" if found >= least else "DOES NOT"
-        print(f"{what:17} {found:5.1f} times {peer}, at least {least}: {verdict}")
+    record.take(
+        "pool.map",
+        {"aioproc": lambda: loops.run("asyncio", ours()), f"multiprocessing.Pool, {BLOCKING}": theirs},
+        7,
+    )
 
 
 if __name__ == "__main__":
-    uvloop = "--uvloop" in sys.argv
-    aioproc.run(main, use_uvloop=uvloop)
-    try:
-        alone = trio.run(trio_parallel_times)
-        print(
-            "\ntrio-parallel alone: ", {k: f"{sorted(v)[len(v) // 2] * 1e6:.0f} us" for k, v in alone.items()}
-        )
-    except ImportError:
-        pass
+    from benchmarks.__main__ import main
+
+    main(["pool"])

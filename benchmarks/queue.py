@@ -1,249 +1,249 @@
-"""Queues side by side: small items, round trips, a 100 MB array, and how it grows.
+"""Queues: small items, round trips and how long each took, sizes of items, numbers of processes and of tasks.
 
-    python -m benchmarks.queue [small|trip|large|sizes|crowd ...]
-
-The bare limit is a loop of pickle and socket calls without any library; what is not installed is left out.
+``python -m benchmarks queue``
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import multiprocessing
-import pickle
-import socket
-import sys
 import time
 from collections.abc import Callable
-from typing import Any
-
-import numpy as np
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, Final
 
 import aioproc
-from benchmarks.measuring import alternate, ratio, table
+from benchmarks import loops
+from benchmarks.loops import LOOPS, named
+from benchmarks.queue_peers import BLOCKING, CONTEXT, Peer, peers
+from benchmarks.record import Record
 
-CONTEXT: Any = multiprocessing.get_context("forkserver")
-ITEM = (1, "hello")
-ROUNDS = 3
+ITEM: Final = (1, "hello")
+SIZES: Final = (10, 100, 1000, 10_000, 60_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
+PROCESSES: Final = (2, 4, 8, 16, 32, 64)
+TASKS: Final = (1, 10, 100, 1000, 10_000)
+LARGE: Final = 100_000_000
 
 
-class Bare:
-    """What the kernel and pickle cost: the least that any queue between two processes must spend."""
+def measure(record: Record) -> None:
+    """Everything about queues."""
+    all_peers = peers(record)
+    small(record, all_peers)
+    trip(record, all_peers)
+    large(record, all_peers)
+    sizes(record, all_peers)
+    crowds(record, all_peers)
+    tasks(record)
 
-    def __init__(self) -> None:
-        self.left, self.right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.left.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
 
-    def close(self) -> None:
-        self.left.close()
-        self.right.close()
+# One producer, one consumer
 
-    async def put(self, item: Any) -> None:
-        data = pickle.dumps(item, 5)
-        while True:
-            try:
-                self.left.send(data, socket.MSG_DONTWAIT)
-                return
-            except BlockingIOError:
-                await self._ready(self.left.fileno(), writing=True)
 
-    async def get(self) -> Any:
-        while True:
-            try:
-                return pickle.loads(self.right.recv(65536, socket.MSG_DONTWAIT))
-            except BlockingIOError:
-                await self._ready(self.right.fileno(), writing=False)
+def small(record: Record, all_peers: dict[str, Peer]) -> None:
+    """Small items from one process to another."""
+    record.measurement("queue.small", "Small items, one producer, one consumer", "us an item")
+    count = 5000 if record.quick else 50_000
+    record.take(
+        "queue.small",
+        {
+            name: partial(throughput, peer, ITEM, count // 20 if peer.slow else count)
+            for name, peer in all_peers.items()
+        },
+        5,
+    )
 
-    async def _ready(self, fd: int, writing: bool) -> None:
-        loop = asyncio.get_running_loop()
-        ready = loop.create_future()
-        add, remove = (
-            (loop.add_writer, loop.remove_writer) if writing else (loop.add_reader, loop.remove_reader)
+
+def trip(record: Record, all_peers: dict[str, Peer]) -> None:
+    """Small items there and back, one at a time."""
+    record.measurement("queue.trip", "A small item there and back", "us a round trip")
+    count = 500 if record.quick else 4000
+    record.take(
+        "queue.trip",
+        {
+            name: partial(round_trip, peer, ITEM, count // 4 if peer.slow else count)
+            for name, peer in all_peers.items()
+        },
+        5,
+    )
+
+
+def large(record: Record, all_peers: dict[str, Peer]) -> None:
+    """An array of 100 MB."""
+    if not find_spec("numpy"):
+        record.leave_out("an array of 100 MB", "numpy is not installed")
+        return
+    import numpy as np
+
+    array = np.ones((LARGE // 10 if record.quick else LARGE) // 8)
+    record.measurement("queue.large", "An array of 100 MB there and back", "ms a round trip")
+    names = ("aioproc", "aioproc twin", "multiprocessing, blocking", "aioprocessing")
+    record.take(
+        "queue.large",
+        {name: partial(round_trip, all_peers[name], array, 1) for name in names if name in all_peers},
+        3,
+    )
+
+
+def sizes(record: Record, all_peers: dict[str, Peer]) -> None:
+    """Bytes of each size."""
+    record.measurement("queue.sizes", "Bytes, one producer, one consumer", "us an item", "bytes an item")
+    names = ("aioproc", "bare limit", "multiprocessing, blocking", "aioprocessing", "faster-fifo, blocking")
+    for size in SIZES[::4] if record.quick else SIZES:
+        most = max(4, min(20_000, 400_000_000 // size // 4))
+        found = {name: all_peers[name] for name in names if name in all_peers}
+        record.take(
+            "queue.sizes",
+            {
+                name: partial(throughput, peer, bytes(size), max(4, most // 10) if peer.slow else most)
+                for name, peer in found.items()
+                if size <= peer.most_bytes
+            },
+            3,
+            size,
         )
-        add(fd, lambda: None if ready.done() else ready.set_result(None))
-        try:
-            await ready
-        finally:
-            remove(fd)
 
 
-class InThreads:
-    """aioprocessing: the stdlib's queue, each call in a thread."""
-
-    def __init__(self) -> None:
-        import aioprocessing
-
-        self._queue = aioprocessing.AioQueue(context=CONTEXT)
-        self.put, self.get = self._queue.coro_put, self._queue.coro_get
-
-    def __getstate__(self) -> Any:
-        return self._queue
-
-    def __setstate__(self, queue: Any) -> None:
-        self._queue = queue
-        self.put, self.get = queue.coro_put, queue.coro_get
-
-    def close(self) -> None:
-        self._queue.close()
+def throughput(peer: Peer, item: Any, count: int) -> float:
+    """Seconds for an item, from one process to another."""
+    queue = peer.make()
+    process = CONTEXT.Process(target=in_child, args=(peer.loop, produce, queue, item, count))
+    process.start()
+    try:
+        return float(in_loop(peer.loop, consume, queue, item, count))
+    finally:
+        process.join()
+        queue.close()
 
 
-def stdlib() -> Any:
-    """The blocking queue."""
-    return CONTEXT.Queue()
+def round_trip(peer: Peer, item: Any, count: int) -> list[float]:
+    """Seconds for an item there and back, of each."""
+    there, back = peer.make(), peer.make()
+    first = min(count, 20)
+    process = CONTEXT.Process(target=in_child, args=(peer.loop, echo, there, back, count + first))
+    process.start()
+    try:
+        taken: list[float] = in_loop(peer.loop, send_and_get, there, back, item, count + first)
+        return taken[first:]
+    finally:
+        process.join()
+        there.close()
+        back.close()
 
 
-def contenders() -> dict[str, Callable[[], Any]]:
-    """How each makes a queue."""
-    found: dict[str, Callable[[], Any]] = {"aioproc": aioproc.Queue, "bare limit": Bare}
-    found["aioproc twin"] = lambda: aioproc.Queue[Any]().sync
-    found["multiprocessing"] = stdlib
-    if importlib.util.find_spec("aioprocessing"):
-        found["aioprocessing"] = InThreads
-    return found
+# The roles: each once with calls that block, and once awaited
 
 
-def blocking(queue: Any) -> bool:
-    return not asyncio.iscoroutinefunction(queue.get) and not isinstance(queue, InThreads)
+class Role:
+    """What a process does."""
+
+    def __init__(self, blocking: Callable[..., Any], awaited: Callable[..., Any]) -> None:
+        self.blocking, self.awaited = blocking, awaited
 
 
-def produce(queue: Any, item: Any, count: int) -> None:
-    """A producer process."""
-    if blocking(queue):
-        for _ in range(count):
-            queue.put(item)
-    else:
-        asyncio.run(_produce(queue, item, count))
+def in_loop(loop: str, role: Role, *args: Any) -> Any:
+    """Play a role here."""
+    return role.blocking(*args) if loop == BLOCKING else loops.run(loop, role.awaited(*args))
 
 
-async def _produce(queue: Any, item: Any, count: int) -> None:
+def in_child(loop: str, role: Role, *args: Any) -> None:
+    """Play a role in a child of its own."""
+    in_loop(loop, role, *args)
+    loops.close()
+
+
+def _produce(queue: Any, item: Any, count: int) -> None:
+    for _ in range(count):
+        queue.put(item)
+
+
+async def _produce_awaited(queue: Any, item: Any, count: int) -> None:
     for _ in range(count):
         await queue.put(item)
     if hasattr(queue, "flush"):
         await queue.flush()
 
 
-def echo(inbox: Any, outbox: Any, count: int) -> None:
-    """A process that sends everything back."""
-    if blocking(inbox):
-        for _ in range(count):
-            outbox.put(inbox.get())
-    else:
-        asyncio.run(_echo(inbox, outbox, count))
+def _consume(queue: Any, item: Any, count: int) -> float:
+    queue.get()
+    before = time.perf_counter()
+    for _ in range(count - 1):
+        queue.get()
+    return (time.perf_counter() - before) / (count - 1)
 
 
-async def _echo(inbox: Any, outbox: Any, count: int) -> None:
+async def _consume_awaited(queue: Any, item: Any, count: int) -> float:
+    await queue.get()
+    before = time.perf_counter()
+    for _ in range(count - 1):
+        await queue.get()
+    return (time.perf_counter() - before) / (count - 1)
+
+
+def _echo(inbox: Any, outbox: Any, count: int) -> None:
+    for _ in range(count):
+        outbox.put(inbox.get())
+
+
+async def _echo_awaited(inbox: Any, outbox: Any, count: int) -> None:
     for _ in range(count):
         await outbox.put(await inbox.get())
+    if hasattr(outbox, "flush"):
+        await outbox.flush()
 
 
-async def throughput(make: Callable[[], Any], item: Any, count: int) -> float:
-    """Seconds for an item, from one process to another."""
-    queue = make()
-    process = CONTEXT.Process(target=produce, args=(queue, item, count))
-    process.start()
-    if blocking(queue):
-        queue.get()
-        before = time.perf_counter()
-        for _ in range(count - 1):
-            queue.get()
-    else:
-        await queue.get()
-        before = time.perf_counter()
-        for _ in range(count - 1):
-            await queue.get()
-    taken = time.perf_counter() - before
-    process.join()
-    queue.close()
-    return taken / (count - 1)
+def _send_and_get(there: Any, back: Any, item: Any, count: int) -> list[float]:
+    taken, before = [], time.perf_counter()
+    for _ in range(count):
+        there.put(item)
+        back.get()
+        after = time.perf_counter()
+        taken.append(after - before)
+        before = after
+    return taken
 
 
-async def round_trip(make: Callable[[], Any], item: Any, count: int) -> float:
-    """Seconds for an item there and back."""
-    there, back = make(), make()
-    process = CONTEXT.Process(target=echo, args=(there, back, count + 1))
-    process.start()
-    for number in range(count + 1):
-        if number == 1:
-            before = time.perf_counter()
-        if blocking(there):
-            there.put(item)
-            back.get()
-        else:
-            await there.put(item)
-            await back.get()
-    taken = time.perf_counter() - before
-    process.join()
-    there.close()
-    back.close()
-    return taken / count
+async def _send_and_get_awaited(there: Any, back: Any, item: Any, count: int) -> list[float]:
+    taken, before = [], time.perf_counter()
+    for _ in range(count):
+        await there.put(item)
+        await back.get()
+        after = time.perf_counter()
+        taken.append(after - before)
+        before = after
+    return taken
 
 
-def slow(name: str, count: int) -> int:
-    """Fewer items for who is slow."""
-    return count // 20 if name == "aioprocessing" else count
+produce = Role(_produce, _produce_awaited)
+consume = Role(_consume, _consume_awaited)
+echo = Role(_echo, _echo_awaited)
+send_and_get = Role(_send_and_get, _send_and_get_awaited)
 
 
-async def small() -> None:
-    """Small items, one producer, one consumer."""
-    runs = {
-        name: (lambda make=make, name=name: throughput(make, ITEM, slow(name, 60_000)))
-        for name, make in contenders().items()
-    }
-    times = await alternate(runs, rounds=ROUNDS)
-    print("small items, one producer, one consumer\n" + table(times, "aioproc", 1e6, "us an item"))
-    print(f"aioproc reaches {ratio(times, 'bare limit', 'aioproc'):.0%} of the bare limit\n")
+# Many processes at one queue
 
 
-async def trip() -> None:
-    """Small items there and back."""
-    runs = {
-        name: (lambda make=make, name=name: round_trip(make, ITEM, slow(name, 10_000)))
-        for name, make in contenders().items()
-    }
-    times = await alternate(runs, rounds=ROUNDS)
-    print("there and back\n" + table(times, "aioproc", 1e6, "us a round trip"))
-    print(f"aioproc takes {ratio(times, 'aioproc', 'bare limit'):.2f} of the bare limit's time\n")
+def crowds(record: Record, all_peers: dict[str, Peer]) -> None:
+    """One queue with 2 to 64 processes, half of which put."""
+    record.measurement("queue.processes", "One queue, half put and half get", "us an item", "processes")
+    names = ("aioproc", "aioproc twin", "multiprocessing, blocking", "aioprocessing", "faster-fifo, blocking")
+    for many in PROCESSES[::3] if record.quick else PROCESSES:
+        runs = {}
+        for name in names:
+            if name in all_peers:
+                items = (1600 if record.quick else 16_000) // (8 if all_peers[name].slow else 1)
+                runs[name] = partial(crowded, all_peers[name], many // 2, max(1, 2 * items // many))
+        record.take("queue.processes", runs, 3, many)
 
 
-async def large() -> None:
-    """An array of 100 MB."""
-    array = np.ones(100_000_000 // 8)
-    names = {name: make for name, make in contenders().items() if name != "bare limit"}
-    runs = {name: (lambda make=make: round_trip(make, array, 1)) for name, make in names.items()}
-    times = await alternate(runs, rounds=ROUNDS)
-    print("100 MB array there and back\n" + table(times, "aioproc") + "\n")
-
-
-async def sizes() -> None:
-    """Bytes from 10 B to 100 MB."""
-    for size in (10, 1000, 10_000, 60_000, 100_000, 1_000_000, 10_000_000, 100_000_000):
-        count = max(3, min(20_000, 200_000_000 // size // 10))
-        runs = {
-            name: (lambda make=make: throughput(make, bytes(size), count))  # noqa: B023
-            for name, make in contenders().items()
-            if name in ("aioproc", "multiprocessing")
-        }
-        times = await alternate(runs, rounds=ROUNDS, warm_up=0)
-        print(f"{size} B\n" + table(times, "aioproc", 1e6, "us an item") + "\n")
-
-
-async def crowd() -> None:
-    """1 to 16 producers and as many consumers."""
-    for many in (1, 2, 4, 8, 16):
-        runs = {
-            name: (lambda make=make: crowded(make, many, 32_000 // many))  # noqa: B023
-            for name, make in contenders().items()
-            if name in ("aioproc", "aioproc twin", "multiprocessing")
-        }
-        times = await alternate(runs, rounds=ROUNDS, warm_up=0)
-        print(f"{many} producers, {many} consumers\n" + table(times, "aioproc", 1e6, "us an item") + "\n")
-
-
-async def crowded(make: Callable[[], Any], many: int, each: int) -> float:
+def crowded(peer: Peer, pairs: int, each: int) -> float:
     """Seconds for an item when many put and many get."""
-    queue, ready, done = make(), CONTEXT.Barrier(2 * many + 1), CONTEXT.Barrier(2 * many + 1)
-    roles = [produce] * many + [consume] * many
-    processes = [CONTEXT.Process(target=in_crowd, args=(role, queue, each, ready, done)) for role in roles]
+    queue, ready, done = peer.make(), CONTEXT.Barrier(2 * pairs + 1), CONTEXT.Barrier(2 * pairs + 1)
+    each = max(each, 2)
+    processes = [
+        CONTEXT.Process(target=in_crowd, args=(peer.loop, role, queue, each, ready, done))
+        for role in (produce, consume)
+        for _ in range(pairs)
+    ]
     for process in processes:
         process.start()
     ready.wait()
@@ -253,35 +253,84 @@ async def crowded(make: Callable[[], Any], many: int, each: int) -> float:
     for process in processes:
         process.join()
     queue.close()
-    return taken / (many * each)
+    return taken / (pairs * each)
 
 
-def in_crowd(role: Any, queue: Any, each: int, ready: Any, done: Any) -> None:
+def in_crowd(loop: str, role: Role, queue: Any, each: int, ready: Any, done: Any) -> None:
     """One of many, who start together."""
     ready.wait()
-    role(queue, ITEM, each)
+    in_child(loop, role, queue, ITEM, each)
     done.wait()
 
 
-def consume(queue: Any, item: Any, count: int) -> None:
-    """A consumer process."""
-    if blocking(queue):
-        for _ in range(count):
-            queue.get()
-    else:
-        asyncio.run(_consume(queue, count))
+# Many tasks in one process
 
 
-async def _consume(queue: Any, count: int) -> None:
+def tasks(record: Record) -> None:
+    """1 to 10,000 tasks that wait at one queue; beside it, asyncio's own queue inside the process."""
+    record.measurement("queue.tasks", "Many tasks of a process wait at one queue", "us an item", "tasks")
+    for many in TASKS[::2] if record.quick else TASKS:
+        each = max(1, (2000 if record.quick else 20_000) // many)
+        runs: dict[str, Callable[[], float]] = {
+            named("aioproc", loop): partial(waited_for, loop, many, each) for loop in LOOPS
+        }
+        runs["asyncio.Queue, no process"] = partial(waited_for_inside, many, each)
+        record.take("queue.tasks", runs, 3, many)
+
+
+def waited_for(loop: str, many: int, each: int) -> float:
+    """Seconds for an item that another process puts and one of many tasks has waited for."""
+    queue, go = aioproc.Queue[Any](), CONTEXT.Event()
+    process = CONTEXT.Process(target=put_when_told, args=(queue, many * each, go))
+    process.start()
+    try:
+        return loops.run(loop, woken(queue.get, go.set, many, each))
+    finally:
+        process.join()
+        queue.close()
+
+
+def put_when_told(queue: aioproc.Queue[Any], count: int, go: Any) -> None:
+    """The producer."""
+    go.wait()
     for _ in range(count):
-        await queue.get()
+        queue.sync.put(ITEM)
 
 
-async def main(names: list[str]) -> None:
-    programs = {one.__name__: one for one in (small, trip, large, sizes, crowd)}
-    for name in names or programs:
-        await programs[name]()
+async def woken(get: Callable[[], Any], go: Callable[[], object], many: int, each: int) -> float:
+    """Let many tasks wait, then let the items come; seconds for one."""
+
+    async def take() -> None:
+        for _ in range(each):
+            await get()
+
+    waiting = [asyncio.ensure_future(take()) for _ in range(many)]
+    await asyncio.sleep(0)
+    before = time.perf_counter()
+    go()
+    await asyncio.gather(*waiting)
+    return (time.perf_counter() - before) / (many * each)
+
+
+def waited_for_inside(many: int, each: int) -> float:
+    """The same with a queue that leaves the process out of it."""
+    return loops.run("asyncio", woken_inside(many, each))
+
+
+async def woken_inside(many: int, each: int) -> float:
+    """In the loop."""
+    queue = asyncio.Queue[Any]()
+
+    async def put() -> None:
+        for _ in range(many * each):
+            queue.put_nowait(ITEM)
+            await asyncio.sleep(0)
+
+    putting: list[asyncio.Future[None]] = []
+    return await woken(queue.get, lambda: putting.append(asyncio.ensure_future(put())), many, each)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1:]))
+    from benchmarks.__main__ import main
+
+    main(["queue"])

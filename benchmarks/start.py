@@ -1,74 +1,129 @@
-"""From start to joined, of a trivial target: ``python -m benchmarks.start [rounds]``.
+"""From start to joined, of a trivial target, and how long the loop is held up while thirty processes start.
 
-Also: how long the loop is held up while thirty processes start. aiomultiprocess is compared with when it is
-installed.
+``python -m benchmarks start``
 """
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
-import sys
+import time
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Final
 
 import anyio
 
 import aioproc
-from benchmarks.measuring import Contender, alternate, ratio, table
+from benchmarks import loops
+from benchmarks.loops import LOOPS, named
+from benchmarks.record import OURS, Record
 
-METHODS = ("fork", "forkserver", "spawn")
-PEER = "aiomultiprocess, spawn, async"
-DEFAULT = "aioproc, default, async"
-STARTED_AT_ONCE = 30
+METHODS: Final = ("fork", "forkserver", "spawn")
+STARTED_AT_ONCE: Final = 30
 
 
-async def trivial() -> None:
+def measure(record: Record) -> None:
+    """Both tables."""
+    record.measurement("start.joined", "From start to joined, of a trivial target", "ms a process")
+    runs: dict[str, Callable[[], float]] = {
+        named(OURS, loop): partial(ours, loop, trivial_async, None) for loop in LOOPS
+    }
+    runs["aioproc, plain target"] = partial(ours, "asyncio", trivial, None)
+    runs |= {
+        f"aioproc, {method}": partial(ours, "asyncio", trivial_async, method) for method in ("fork", "spawn")
+    }
+    runs |= {f"multiprocessing, {method}": partial(stdlib, method) for method in METHODS}
+    runs["multiprocessing, forkserver, in threads"] = lambda: loops.run("asyncio", in_threads())
+    if find_spec("aioprocessing"):
+        runs["aioprocessing, forkserver"] = lambda: loops.run("asyncio", aioprocessing_process())
+    else:
+        record.leave_out("aioprocessing", "not installed")
+    if find_spec("aiomultiprocess"):
+        runs["aiomultiprocess, spawn"] = lambda: loops.run("asyncio", aiomultiprocess_process())
+    else:
+        record.leave_out("aiomultiprocess", "not installed")
+    record.take("start.joined", runs, 7)
+    title = f"Longest gap of a task that wakes each millisecond, while {STARTED_AT_ONCE} start"
+    record.measurement("start.gap", title, "ms")
+    record.take(
+        "start.gap",
+        {
+            f"aioproc, {method}": lambda method=method: loops.run("asyncio", longest_gap(method))  # type: ignore[misc]
+            for method in METHODS
+        },
+        3,
+    )
+
+
+async def trivial_async() -> None:
     """Nothing, in an event loop."""
 
 
-def trivial_plain() -> None:
+def trivial() -> None:
     """Nothing, without one."""
 
 
-def ours(target: Any, method: str | None = None) -> Contender:
+def ours(loop: str, target: Callable[[], Any], method: str | None) -> float:
     """One of our processes, from start to joined."""
 
-    async def start_and_join() -> None:
+    async def start_and_join() -> float:
+        before = time.perf_counter()
         p = aioproc.get_context(method).Process(target=target)
         await p.start()
         await p.join()
         assert p.exitcode == 0
         p.close()
+        return time.perf_counter() - before
 
-    return start_and_join
+    return loops.run(loop, start_and_join())
 
 
-def stdlib(method: str) -> Contender:
-    """The stdlib's process, which holds up the loop from start to joined."""
+def stdlib(method: str) -> float:
+    """The stdlib's process, which holds up whoever calls, from start to joined."""
+    before = time.perf_counter()
     context: Any = multiprocessing.get_context(method)
-
-    def start_and_join() -> None:
-        p = context.Process(target=trivial_plain)
-        p.start()
-        p.join()
-        assert p.exitcode == 0
-        p.close()
-
-    return start_and_join
+    p = context.Process(target=trivial)
+    p.start()
+    p.join()
+    assert p.exitcode == 0
+    p.close()
+    return time.perf_counter() - before
 
 
-def peer() -> Contender:
+async def in_threads() -> float:
+    """The same, each call in a thread of the loop's."""
+    before = time.perf_counter()
+    p = multiprocessing.get_context("forkserver").Process(target=trivial)
+    await asyncio.to_thread(p.start)
+    await asyncio.to_thread(p.join)
+    assert p.exitcode == 0
+    return time.perf_counter() - before
+
+
+async def aioprocessing_process() -> float:
+    """aioprocessing, whose start holds up the loop."""
+    import aioprocessing
+
+    before = time.perf_counter()
+    p = aioprocessing.AioProcess(target=trivial, context=multiprocessing.get_context("forkserver"))
+    p.start()
+    await p.coro_join()
+    assert p.exitcode == 0
+    return time.perf_counter() - before
+
+
+async def aiomultiprocess_process() -> float:
     """aiomultiprocess as it is: spawn."""
     import aiomultiprocess
 
-    async def start_and_join() -> None:
-        p = aiomultiprocess.Process(target=trivial)
-        p.start()
-        await p.join()
-        assert p.exitcode == 0
-
-    return start_and_join
+    before = time.perf_counter()
+    p = aiomultiprocess.Process(target=trivial_async)
+    p.start()
+    await p.join()
+    assert p.exitcode == 0
+    return time.perf_counter() - before
 
 
 async def longest_gap(method: str) -> float:
@@ -87,30 +142,12 @@ async def longest_gap(method: str) -> float:
         async with aioproc.ProcessGroup() as group:
             async with anyio.create_task_group() as starts:
                 for _ in range(STARTED_AT_ONCE):
-                    starts.start_soon(group.start, aioproc.get_context(method).Process(target=trivial))
+                    starts.start_soon(group.start, aioproc.get_context(method).Process(target=trivial_async))
         tasks.cancel_scope.cancel()
     return max(gaps)
 
 
-async def main(rounds: int = 15) -> None:
-    """Print both tables."""
-    contenders: dict[str, Contender] = {
-        DEFAULT: ours(trivial),
-        "aioproc, default, plain": ours(trivial_plain),
-    }
-    contenders |= {f"aioproc, {method}, async": ours(trivial, method) for method in METHODS}
-    contenders |= {f"multiprocessing, {method}, plain": stdlib(method) for method in METHODS}
-    if find_spec("aiomultiprocess"):
-        contenders[PEER] = peer()
-    times = await alternate(contenders, rounds)
-    print("From start to joined")
-    print(table(times, DEFAULT))
-    if PEER in times:
-        print(f"{ratio(times, PEER, DEFAULT):.1f} times faster than {PEER}\n")
-    gaps = await alternate({method: partial(longest_gap, method) for method in METHODS}, 3)
-    print(f"Longest gap of a task that wakes each millisecond, while {STARTED_AT_ONCE} processes start")
-    print(table(gaps, "forkserver"))
-
-
 if __name__ == "__main__":
-    aioproc.run(main, *map(int, sys.argv[1:]))
+    from benchmarks.__main__ import main
+
+    main(["start"])

@@ -187,7 +187,10 @@ async def cost(
         await done(before())
         while not waiting.spent():  # else one of 64 operations would yield to the loop
             pass
-        with patch.object(bundle, "_TRUST_SECONDS", 0.0), system_calls() as found:  # no call goes by the clock
+        with (
+            patch.object(bundle, "_TRUST_SECONDS", 0.0),
+            system_calls() as found,
+        ):  # no call goes by the clock
             await done(operation())
         await done(after())
     return found
