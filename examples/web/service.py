@@ -15,6 +15,7 @@ import anyio
 
 import aioproc
 from examples.web import work
+from examples.web.cpus import cpus
 from examples.web.jobs import Following, Jobs
 from examples.web.tickets import Tickets
 
@@ -33,7 +34,7 @@ class Settings:
         folder: Where the tickets are, and where server processes meet.
     """
 
-    workers: int = 2
+    workers: int = max(1, cpus() - 1)
     waiting: int = 8
     grace: float = 3.0
     folder: Path = Path(tempfile.gettempdir()) / f"shop-{os.getuid()}"
