@@ -142,6 +142,21 @@ def test_in_parallel() -> None:
         assert 1 <= seconds(figure) < 2.5
 
 
+def test_lifecycle() -> None:
+    """A child that is asked to end cleans up first; one that does not end is killed; a closed one says so."""
+    assert printed("lifecycle") == [
+        "new: alive False, exit code None",
+        "running: alive True, exit code None",
+        "child: cleans up",
+        "asked to end: alive False, exit code -15",
+        "new: alive False, exit code None",
+        "running: alive True, exit code None",
+        "child: cleans up",
+        "stubborn, so killed: alive False, exit code -9",
+        "closed: process object is closed",
+    ]
+
+
 def test_daemon_unfinished() -> None:
     """A daemon that nobody waits for ends with its parent, without a word."""
     (line,) = printed("daemon_unfinished")
@@ -223,6 +238,11 @@ def test_queue_shutdown() -> None:
 def test_by_name() -> None:
     """Three programs that meet by name sell each ticket once."""
     assert printed("by_name") == ["30 tickets sold by three programs, 30 of them different"]
+
+
+def test_pipe() -> None:
+    """What is sent comes back, and closing one end ends the loop at the other."""
+    assert printed("pipe") == ["one -> ONE", "two -> TWO", "the child has ended"]
 
 
 def test_log_pipeline() -> None:
@@ -459,6 +479,14 @@ def test_one_by_name() -> None:
 def test_every_program_is_listed() -> None:
     """The tour leaves no program out."""
     assert {path.stem for path in EXAMPLES.glob("*.py")} - {"__init__", "__main__"} == set(PROGRAMS)
+
+
+@pytest.mark.parametrize("tutorial", ["tutorial"])
+def test_every_program_is_in_the_tutorial(tutorial: str) -> None:
+    """Each is shown once, by inclusion, in either language."""
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / tutorial).rglob("*.md"))
+    shown = re.findall(r"^```\{literalinclude\} (?:\.\./)+examples/(\w+)\.py$", pages, re.MULTILINE)
+    assert sorted(shown) == sorted(PROGRAMS)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
