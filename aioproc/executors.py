@@ -16,6 +16,7 @@ from typing import Any, Final
 import anyio
 
 from aioproc._kernel.background import Loop, Ticket
+from aioproc._kernel.stuck import Watch
 from aioproc._kernel.there import Answer, call_there, stay_a_moment
 from aioproc._kernel.waiting import running_backend
 from aioproc.errors import RemoteError, RemoteTraceback, WorkerDied
@@ -57,6 +58,7 @@ class Executors:
         self._running: set[_Task] = set()
         self._busy = 0  # what is under way in threads
         self._for_end: list[Ticket] = []
+        self._watch: Watch | None = None
         self._closed = False
         self._limit: int | None = None
         self.restarts = 0
@@ -102,7 +104,9 @@ class Executors:
         """Shut down the executor, if it is ours."""
         if not self._closed:
             self._closed = True
-            if self._factory is not None:
+            if self._factory is None:
+                self._stop_watching()
+            else:
                 self._loop.spawn(self._shut_down, f"shut down {self.name}")
                 self._busy += 1
 
@@ -164,6 +168,8 @@ class Executors:
         self.name = type(executor).__name__
         self._limit = getattr(executor, "_max_workers", None)
         self.capacity = self._limit or os.cpu_count() or 1
+        self._watch = Watch(self._loop, executor)
+        self._watch.look()
         self._feed()
 
     async def _shut_down(self) -> None:
@@ -178,14 +184,22 @@ class Executors:
 
     def _ended_one(self) -> None:
         self._busy -= 1
+        if self._closed and self._busy == 0:
+            self._stop_watching()
         tickets, self._for_end = self._for_end, []
         for ticket in tickets:
             self._loop.wake(ticket)
+
+    def _stop_watching(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.stop()
 
     def _replace(self, broken: Executor) -> None:
         if self._factory is None or broken is not self._executor or self._closed:
             return
         self._executor = None
+        self._stop_watching()
         self.restarts += 1
         self._loop.spawn(partial(self._put_away, broken), f"put away a broken {self.name}")
         self._busy += 1
@@ -217,6 +231,8 @@ class Executors:
             self._failed(task, executor, failure)
             return
         task.future = future
+        if self._watch is not None:
+            self._watch.look()
         task.result.started = self._limit is not None
         future.add_done_callback(lambda done: self._loop.from_thread(self._ended, task, executor, done))
 

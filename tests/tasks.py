@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import sys
 import threading
 import time
@@ -215,6 +216,16 @@ async def meet_others(path: str) -> int:
 
 
 _waiting = 0
+
+
+def die_inside_a_result() -> None:
+    """In a worker of an executor: send the first bytes of a message, and die."""
+    frame = sys._getframe()
+    while "result_queue" not in frame.f_locals:
+        assert frame.f_back is not None
+        frame = frame.f_back
+    os.write(frame.f_locals["result_queue"]._writer.fileno(), struct.pack("!i", 1000) + b"torn")
+    die()
 
 
 class LastPart:

@@ -179,6 +179,34 @@ async def test_a_factory_recovers(name: str, tmp_path: Path) -> None:
         assert pool.stats().restarts >= 2
 
 
+@pytest.mark.parametrize("name", ["processes", "loky"])
+async def test_a_death_half_way_through_a_result(name: str) -> None:
+    """An executor waits for the rest for ever: its pool breaks it, what ran fails, a new one takes over."""
+    _need(name)
+    async with AsyncPool(executor=FACTORIES[name]) as pool:
+        with anyio.fail_after(20):
+            with pytest.raises(WorkerDied):
+                await pool.apply(tasks.die_inside_a_result)
+            assert await pool.apply(tasks.square, (3,)) == 9
+        assert pool.stats().restarts == 1
+
+
+async def test_a_death_half_way_through_a_result_breaks_an_instance() -> None:
+    """What runs and what comes later fails, and its owner can shut it down."""
+    executor = processes()
+    async with AsyncPool(executor=executor) as pool:
+        with anyio.fail_after(20):
+            beside, torn, later = (
+                pool.submit(tasks.sleep, 60),
+                pool.submit(tasks.die_inside_a_result),
+                pool.submit(tasks.square, 1),
+            )
+            for result in (beside, torn, later):
+                with pytest.raises(WorkerDied):
+                    await result
+    await anyio.to_thread.run_sync(executor.shutdown)
+
+
 async def test_a_worker_killed_while_it_was_never_watched() -> None:
     """All workers are started before use, so the death of any one is noticed while others are busy."""
     with processes() as executor:
