@@ -60,6 +60,7 @@ def _ratio(times: dict[str, list[float]], of: str, by: str) -> float | None:
 
 BARE: Final = "bare limit"
 STDLIB: Final = "multiprocessing, blocking"
+AWAITED: Final = "bare token, awaited"
 ASKED: Final = (
     Asked("a process from start to joined", "start.joined", "aiomultiprocess, spawn", least=8),
     Asked("small items through a queue", "queue.small", "aioprocessing", least=30, limit=BARE),
@@ -70,8 +71,10 @@ ASKED: Final = (
     Asked("an array of 100 MB there and back", "queue.large", STDLIB, least=4),
     Asked("a free lock's pair of calls", "lock.free", "aioprocessing", least=15, limit="bare token"),
     Asked("a lock among 2 processes", "lock.turns", "aioproc", by="bare token", most=1.5, x=2),
+    Asked("a lock among 2 processes", "lock.turns", "aioproc", by=AWAITED, most=1.5, x=2),
     Asked("a lock among 2 processes", "lock.turns", "aioproc twin", by="bare token", most=1.5, x=2),
     Asked("a lock among 32 processes", "lock.turns", "aioproc", by="bare token", most=1.5, x=32),
+    Asked("a lock among 32 processes", "lock.turns", "aioproc", by=AWAITED, most=1.5, x=32),
     Asked("a lock among 32 processes", "lock.turns", "aioproc twin", by="bare token", most=1.5, x=32),
     Asked("a pool's call and result", "pool.trip", "run_in_executor", least=4),
     Asked("a pool's call and result", "pool.trip", "anyio.to_process", least=1.5),

@@ -47,8 +47,8 @@ class BareToken:
         self.pairs[to % len(self.pairs)][0].sendmsg([b"t"], rights)
         os.close(fd)
 
-    def take(self, number: int) -> int:
-        _, ancillary, _, _ = self.pairs[number][1].recvmsg(1, socket.CMSG_SPACE(4))
+    def take(self, number: int, flags: int = 0) -> int:
+        _, ancillary, _, _ = self.pairs[number][1].recvmsg(1, socket.CMSG_SPACE(4), flags)
         return int(INT.unpack(ancillary[0][2])[0])
 
     def close(self) -> None:
@@ -190,6 +190,9 @@ def contended(record: Record) -> None:
         runs["aioproc twin"] = partial(turns, BLOCKING, take_turns, lambda: aioproc.Lock().sync, many)
         runs["multiprocessing, blocking"] = partial(turns, BLOCKING, take_turns, CONTEXT.Lock, many)
         runs["bare token"] = partial(turns, BLOCKING, pass_on, partial(bare_token, many), many)
+        for loop in LOOPS:
+            make = partial(bare_token, many)
+            runs[named("bare token, awaited", loop)] = partial(turns, loop, pass_on_awaited, make, many)
         if find_spec("aioprocessing"):
             runs["aioprocessing"] = partial(turns, "asyncio", take_turns_of_theirs, their_lock, many)
         record.take("lock.turns", runs, 5 if many < 32 else 3, many)
@@ -265,17 +268,46 @@ def their_lock() -> Any:
     return aioprocessing.AioLock(context=CONTEXT)
 
 
+def next_number(numbers: Any) -> int:
+    with numbers.get_lock():
+        numbers.value += 1
+        return int(numbers.value - 1)
+
+
 def pass_on(shared: tuple[BareToken, Any], each: int, go: Callable[[], None]) -> None:
     token, numbers = shared
-    with numbers.get_lock():
-        number = numbers.value
-        numbers.value += 1
+    number = next_number(numbers)
     for part in (WARM_UP_TURNS, each):
         go()
         for _ in range(part):
             fd = token.take(number)
             section()
             token.give(number + 1, fd)
+
+
+async def pass_on_awaited(shared: tuple[BareToken, Any], each: int, go: Callable[[], None]) -> None:
+    """The same in a loop, which is told of the token by a reader that stays registered."""
+    token, numbers = shared
+    number, loop = next_number(numbers), asyncio.get_running_loop()
+    come = asyncio.Event()
+    loop.add_reader(token.pairs[number][1], come.set)
+    for part in (WARM_UP_TURNS, each):
+        go()
+        for _ in range(part):
+            fd = await taken(token, number, come)
+            section()
+            token.give(number + 1, fd)
+    loop.remove_reader(token.pairs[number][1])
+
+
+async def taken(token: BareToken, number: int, come: asyncio.Event) -> int:
+    while True:
+        await come.wait()
+        come.clear()
+        try:
+            return token.take(number, socket.MSG_DONTWAIT)
+        except BlockingIOError:  # the loop told twice
+            pass
 
 
 def bare_token(processes: int) -> tuple[BareToken, Any]:
