@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 
 from aioproc import Barrier, BoundedSemaphore, Condition, Event, Semaphore
+from tests.local.lock_children import voluntary_switches
 from tests.shared import Shared, Wire
 
 
@@ -139,6 +140,19 @@ async def consume_async(condition: Condition, shared: Shared, number: int) -> No
     async with anyio.create_task_group() as group:
         group.start_soon(one)
         group.start_soon(one)
+
+
+def pass_on(condition: Any, shared: Shared, number: int, others: int) -> None:
+    """Wait to be notified, count a turn and the sleeps so far, notify the next; until Shared[0] says stop."""
+    notices = condition.aio._notices
+    with condition:
+        while not shared[0]:
+            condition.wait()
+            shared[1 + number] += 1
+            shared[1 + len(shared) // 2 + number] = voluntary_switches()
+            while notices.waiting < others and not shared[0]:
+                os.sched_yield()
+            condition.notify()
 
 
 def meet(barrier: Any, wire: Wire) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import threading
+from collections import deque
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import aioproc
@@ -169,6 +171,60 @@ async def test_timed_out_and_cancelled_waits_hold_the_lock(anyio_backend: Any) -
         assert not condition.locked()
 
 
+async def test_cancelled_waits_swallow_no_notification(anyio_backend: Any) -> None:
+    """A crowd of tasks waits and is cancelled at any moment; each announced item is taken all the same."""
+    await cancel_at_random(500)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_many_cancelled_waits(anyio_backend: Any) -> None:
+    """The same, a hundred thousand times."""
+    await cancel_at_random(100_000)
+
+
+async def cancel_at_random(times: int) -> None:
+    """One item at a time is announced; a task here or another process, which is never cancelled, takes it."""
+    condition, shared, dice = Condition(), Shared(16), random.Random(times)
+    waits: deque[anyio.CancelScope] = deque()
+    cancelled = announced = taken = 0
+
+    async def take() -> None:
+        nonlocal cancelled, taken
+        while cancelled < times:
+            with anyio.CancelScope() as scope:
+                waits.append(scope)
+                async with condition:
+                    await condition.wait_for(lambda: shared[0] > 0)
+                    shared[0] -= 1
+                    taken += 1
+            cancelled += scope.cancelled_caught
+
+    other = consumer(condition, shared, 1)
+    await other.start()
+    await waiting(condition, 1)
+    async with anyio.create_task_group() as group:
+        for _ in range(20):
+            group.start_soon(take)
+        while cancelled < times:
+            async with condition:
+                announced += 1
+                shared[0] += 1
+                condition.notify()
+            with anyio.fail_after(20):
+                while shared[0]:
+                    for _ in range(dice.randrange(len(waits) + 1)):
+                        waits.popleft().cancel()
+                    await anyio.lowlevel.checkpoint()
+        group.cancel_scope.cancel()
+    async with condition:
+        assert taken + shared[5] == announced
+    other.kill()
+    await other.join()
+    assert await condition.acquire(timeout=20)
+    condition.release()
+
+
 async def test_wait_for(anyio_backend: Any) -> None:
     """It returns what the predicate returned last, in time or not."""
     condition, state = Condition(), {"ready": 0}
@@ -274,6 +330,34 @@ def both(lock: Any, wire: Wire) -> None:
     with lock:
         condition.notify()
         assert not condition.wait(0.01)
+
+
+async def test_each_notification_wakes_one(anyio_backend: Any) -> None:
+    """Among 32 processes that notify each other, shares are the same, and each sleeps about once a turn."""
+    condition, shared, many = Condition(), Shared(2 + 2 * 32), 32
+    work = [
+        aioproc.get_context("fork").Process(
+            target=children.pass_on, args=(condition.sync, shared, number, many - 1)
+        )
+        for number in range(many)
+    ]
+    for process in work:
+        await process.start()
+    await waiting(condition, many)
+    before = sum(voluntary_switches(process.pid or 0) for process in work)
+    async with condition:
+        condition.notify()
+    await anyio.sleep(1)
+    async with condition:
+        shared[0] = 1
+        turns = [shared[1 + number] for number in range(many)]
+        sleeps = sum(shared[1 + len(shared) // 2 + number] for number in range(many)) - before
+        condition.notify_all()
+    for process in work:
+        await process.result()
+    assert max(turns) - min(turns) <= 1, turns
+    assert min(turns) > 0
+    assert sleeps / sum(turns) < 1.2, (sleeps, sum(turns))
 
 
 async def test_waiting_wakes_one_and_idles_otherwise(anyio_backend: Any) -> None:

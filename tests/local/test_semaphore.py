@@ -10,7 +10,7 @@ import pytest
 import aioproc
 from aioproc import BoundedSemaphore, Process, Semaphore
 from tests.local import sync_children as children
-from tests.local.test_lock import competed
+from tests.local.test_lock import cancel_at_random, competed
 from tests.shared import Shared, Wire
 
 pytestmark = pytest.mark.anyio
@@ -181,6 +181,16 @@ async def test_cancelled_and_timed_out_waits(anyio_backend: Any, kind: Any) -> N
             assert await semaphore.acquire(timeout=5)
         assert semaphore.get_value() == 0
     semaphore.release()
+    assert semaphore.get_value() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@KINDS
+async def test_many_cancelled_waits(anyio_backend: Any, kind: Any) -> None:
+    """A hundred thousand waits that are cancelled lose and take none, while another process has its turns."""
+    semaphore = kind(1)
+    await cancel_at_random(semaphore, 100_000)
     assert semaphore.get_value() == 1
 
 
