@@ -481,7 +481,7 @@ def test_every_program_is_listed() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} - {"__init__", "__main__"} == set(PROGRAMS)
 
 
-@pytest.mark.parametrize("tutorial", ["tutorial"])
+@pytest.mark.parametrize("tutorial", ["tutorial", "zh"])
 def test_every_program_is_in_the_tutorial(tutorial: str) -> None:
     """Each is shown once, by inclusion, in either language."""
     pages = "".join(page.read_text() for page in (ROOT / "docs" / tutorial).rglob("*.md"))
