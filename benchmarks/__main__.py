@@ -1,7 +1,8 @@
 """All that is measured, in one process tree: ``python -m benchmarks [PART ...] [--json FILE] [--quick]``.
 
 Contenders take turns, so that a busy minute of the machine meets them all; those that are not installed are
-left out with a line. ``python -m benchmarks.report FILE`` makes tables and pictures of a JSON file.
+left out with a line. ``python -m benchmarks.report FILE`` makes tables and pictures of a JSON file. Programs
+of their own are ``benchmarks.digest_tree``, ``benchmarks.pool_memory`` and ``benchmarks.web``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from benchmarks import loops
 from benchmarks.record import Record
 
 PARTS: Final = ("operations", "start", "queue", "lock", "pool", "hour")
-PRELOADED: Final = ("asyncio", "anyio", *(f"benchmarks.{part}" for part in PARTS))
+PRELOADED: Final = ("asyncio", "anyio", "anyio._backends._asyncio", *(f"benchmarks.{part}" for part in PARTS))
 
 
 def main(arguments: Sequence[str]) -> None:
