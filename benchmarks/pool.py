@@ -158,8 +158,10 @@ def calls(record: Record) -> None:
         found: Found = {
             ("pool.trip", None): await in_series(pool, small, 1, FEW if few else 300),
             ("pool.rate", None): await at_once(pool, small, 1, 10 * FEW if few else AT_ONCE),
-            ("pool.large", None): await in_series(pool, length, LARGE, 5),
         }
+        if pool.small:
+            return found
+        found["pool.large", None] = await in_series(pool, length, LARGE, 5)
         for seconds in LENGTHS:
             count = int(0.4 / max(seconds, 4e-4)) // (10 if few else 1)
             found["pool.lengths", seconds] = await at_once(pool, busy, seconds, max(count, 4))

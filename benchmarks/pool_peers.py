@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import pickle
+import socket
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
+from itertools import cycle
 from typing import Any, Final
 
 import anyio
@@ -28,11 +32,13 @@ class Pool:
         loop: Where its calls are awaited; "blocking": they are not.
         lazy: Calls in its slowest turn take milliseconds, so it gets fewer.
         coroutines: It runs coroutine functions and no others.
+        small: It takes small calls only.
     """
 
     loop = "asyncio"
     lazy = False
     coroutines = False
+    small = False
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -59,6 +65,60 @@ class Ours(Pool):
     async def close(self) -> None:
         self._pool.close()
         await self._pool.join()
+
+
+class BareLimit(Pool):
+    """The same system calls in a loop, with pickle, without a library, and without a promise.
+
+    A child waits in recv and answers; the loop calls back when an answer is there. No call can be taken back,
+    no death is noticed, and what a call raises ends the child.
+    """
+
+    small = True
+
+    async def open(self) -> None:
+        self._turns = cycle([_Echo() for _ in range(self.workers)])
+        self._all = [next(self._turns) for _ in range(self.workers)]
+
+    async def call(self, func: Callable[..., Any], arg: Any) -> Any:
+        return await next(self._turns).ask(func, arg)
+
+    async def close(self) -> None:
+        for echo in self._all:
+            echo.close()
+
+
+class _Echo:
+    def __init__(self) -> None:
+        self._here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (self._here, there):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        self._process = FORKSERVER.Process(target=_answer, args=(there,))
+        self._process.start()
+        there.close()
+        self._asked: deque[asyncio.Future[Any]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._here, self._came)
+
+    def ask(self, func: Callable[..., Any], arg: Any) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._asked.append(future)
+        self._here.send(pickle.dumps((func, arg), 5))
+        return future
+
+    def _came(self) -> None:
+        self._asked.popleft().set_result(pickle.loads(self._here.recv(1 << 16)))
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._here)
+        self._here.close()
+        self._process.join()
+
+
+def _answer(there: socket.socket) -> None:
+    while packet := there.recv(1 << 16):
+        func, arg = pickle.loads(packet)
+        there.send(pickle.dumps(func(arg), 5))
 
 
 class RunInExecutor(Pool):
@@ -204,7 +264,8 @@ class Mpire(Pool):
 
 def peers(record: Record) -> dict[str, Callable[[int], Pool]]:
     """All that are installed: how each makes a pool of so many workers."""
-    found: dict[str, type[Pool]] = {"aioproc": Ours, "run_in_executor": RunInExecutor}
+    found: dict[str, type[Pool]] = {"aioproc": Ours, "bare limit": BareLimit}
+    found["run_in_executor"] = RunInExecutor
     found["multiprocessing.Pool in threads"] = PoolInThreads
     found["anyio.to_process"] = ToProcess
     others: tuple[tuple[str, str, type[Pool]], ...] = (
@@ -223,7 +284,7 @@ def peers(record: Record) -> dict[str, Callable[[int], Pool]]:
     makers: dict[str, Callable[[int], Pool]] = {}
     for name, kind in found.items():
         makers[name] = kind
-        if "uvloop" in LOOPS and kind in (Ours, RunInExecutor, ToProcess):
+        if "uvloop" in LOOPS and kind in (Ours, BareLimit, RunInExecutor, ToProcess):
             makers[named(name, "uvloop")] = _on_uvloop(kind)
     if find_spec("trio"):
         makers[named("aioproc", TRIO)] = _in_loop(Ours, TRIO)
