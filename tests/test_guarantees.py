@@ -252,8 +252,9 @@ def test_what_other_pages_name_exists() -> None:
         assert set(re.findall(r"`(test_\w+)`", text)) <= known, page.name
         for path in re.findall(r"`((?:aioproc/|tests/|benchmarks/|examples/|_kernel/)[\w/]+\.py)`", text):
             assert path.replace("_kernel/", "aioproc/_kernel/", path.startswith("_")) in files, page.name
-        for program in re.findall(r"python -m ((?:benchmarks|examples)\.[a-z]\w*)", text):
-            assert program.replace(".", "/") + ".py" in files, page.name
+        for program in re.findall(r"python -m ((?:benchmarks|examples)(?:\.[a-z]\w*)+)", text):
+            place = program.replace(".", "/")
+            assert {f"{place}.py", f"{place}/__init__.py"} & files, f"{page.name}: {program}"
 
 
 def test_every_row_names_a_test() -> None:
