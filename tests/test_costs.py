@@ -77,9 +77,9 @@ bounded semaphore: acquire waits for a release
     recvmsg epoll_del yield recvmsg sendmsg close epoll_wait epoll_add yield ioctl recvmsg sendmsg close
     close close sleep yield recvmsg recvmsg ioctl sendmsg close yield
 semaphore: acquire, release
-    poll ioctl eventfd_read eventfd_write
+    ioctl eventfd_read eventfd_write
 semaphore: acquire waits for a release
-    poll ioctl eventfd_read epoll_del yield poll ioctl eventfd_read recvmsg eventfd_read epoll_add yield
+    ioctl eventfd_read epoll_del yield ioctl eventfd_read recvmsg eventfd_read epoll_add yield
     eventfd_write sleep yield eventfd_read ioctl sendmsg close eventfd_write yield
 event: set
     eventfd_write

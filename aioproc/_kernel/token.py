@@ -92,6 +92,11 @@ class Tokens(Private):
         return unread(self.back) // _TOKEN.size
 
     @property
+    def any_free(self) -> bool:
+        """Whether there is one that nobody holds; only if there is none, those of the dead are made anew."""
+        return unread(self.back) > 0 or (self.recover_all() and unread(self.back) > 0)
+
+    @property
     def waiting(self) -> int:
         """How many tickets stand in the line, those of waits that were cancelled included."""
         return unread(self.front)

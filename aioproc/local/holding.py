@@ -52,7 +52,7 @@ class Holding(Entered):
 
     def locked(self) -> bool:
         """Whether one who came now would have to wait."""
-        return not self._tokens.free
+        return not self._tokens.any_free
 
     @property
     def abandoned(self) -> bool:
@@ -85,7 +85,7 @@ class SyncHolding(Twin):
 
     def locked(self) -> bool:
         """Whether one who came now would have to wait."""
-        return not self._tokens.free
+        return not self._tokens.any_free
 
     @property
     def abandoned(self) -> bool:

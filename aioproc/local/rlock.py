@@ -82,7 +82,7 @@ class RLock(Entered):
 
     def locked(self) -> bool:
         """Whether anybody holds it."""
-        return not self._tokens.free
+        return not self._tokens.any_free
 
     @property
     def abandoned(self) -> bool:

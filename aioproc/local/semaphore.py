@@ -82,7 +82,7 @@ class Semaphore(Entered):
 
     def _take_now(self) -> bool:
         """Take one unless somebody stands in the line."""
-        if self._line.free:
+        if self._line.any_free:
             try:
                 self._value.take()
                 return True
@@ -110,7 +110,7 @@ class Semaphore(Entered):
 
     def locked(self) -> bool:
         """Whether one who came now would have to wait."""
-        return not (self._line.free and self._value.value)
+        return not (self._line.any_free and self._value.value)
 
     def __repr__(self) -> str:
         return f"<Semaphore {self.get_value()}, {self._line.waiting} waiting>"
