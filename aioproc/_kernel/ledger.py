@@ -21,6 +21,7 @@ from typing import Any, Final
 from aioproc._kernel.channel import Channel
 from aioproc._kernel.forks import no_fork
 from aioproc._kernel.handle import Handle
+from aioproc._kernel.reopening import reopening_pipe
 
 _COUNTER: Final = os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE
 _WRITING: Final = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -95,7 +96,7 @@ def _new_tally() -> tuple[Handle, ...]:
 
 
 def _pipe() -> Handle:
-    reader, writer = os.pipe2(os.O_CLOEXEC)
+    reader, writer = reopening_pipe()
     os.close(writer)
     return Handle(reader)
 

@@ -12,6 +12,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from aioproc._kernel.forks import Private, no_fork
 from aioproc._kernel.handle import Handle, SocketView
+from aioproc._kernel.reopening import reopening_pipe
 from aioproc._kernel.rights import SEND_FLAGS, Received, receive, rights
 from aioproc._kernel.ticket import TICKET
 from aioproc._kernel.waiting import loop_key
@@ -54,7 +55,7 @@ class Place(Private):
         self._spare: Handle | None = None  # the receipt that came back, while no ticket of ours is anywhere
         with no_fork:
             mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            reading, writing = reopening_pipe(os.O_NONBLOCK)
             os.close(writing)
             self._mine, self._theirs = Handle(mine.detach()), Handle(theirs.detach())
             self._receipt = Handle(reading)

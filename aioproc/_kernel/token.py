@@ -24,6 +24,7 @@ from typing import Any, Final
 from aioproc._kernel.forks import Private, no_fork
 from aioproc._kernel.handle import Handle, SocketView
 from aioproc._kernel.place import PACKET_BYTES, Place, Places
+from aioproc._kernel.reopening import reopening_pipe
 from aioproc._kernel.rights import INT, ONE, RECEIVE_FLAGS, SEND_FLAGS, Received, receive, rights
 from aioproc._kernel.ticket import next_ticket
 from aioproc._kernel.waiting import checkpoint, spent, until, until_blocking
@@ -285,7 +286,7 @@ def tokens(count: int = 1, pipes: int = 1) -> Tokens:
     for end in line:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LINE_BYTES)
     front, back = (Handle(end.detach()) for end in line)
-    made = [tuple(map(Handle, os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))) for _ in range(pipes)]
+    made = [tuple(map(Handle, reopening_pipe(os.O_NONBLOCK))) for _ in range(pipes)]
     sender = SocketView(front)
     for number in range(count):
         packet, writing = _TOKEN.pack(False, number % pipes), made[number % pipes][1]

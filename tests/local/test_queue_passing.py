@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import anyio
 import pytest
 
 import aioproc
-from aioproc import JoinableQueue, Lock, Queue
+from aioproc import BoundedSemaphore, JoinableQueue, Lock, Queue, Semaphore
 from aioproc.testing import check_queue
+from tests.crash.killing import died, forked
 from tests.local import queue_children as children
 from tests.shared import Wire
 
@@ -98,3 +100,41 @@ async def test_all_who_join_hear_of_lost_tasks() -> None:
     for process in joiners:
         await process.join()
     await queue.join()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_process_that_changes_its_user() -> None:
+    """What root has made, a child uses as another user, as the workers of a server do; also after a death."""
+    lock, limit, semaphore = Lock(), BoundedSemaphore(2), Semaphore()
+    bounded, tasks = Queue[int](2).sync, JoinableQueue[int](2).sync
+    users = (lock.sync, limit.sync, semaphore.sync)
+    put_and_take(bounded)
+    put_and_take(tasks)
+    for each in users:
+        with each:
+            pass
+    with lock.sync:
+        assert not lock.sync.acquire(timeout=0.001)  # all that is imported late is there
+
+    def as_another() -> None:
+        os.setgid(65533)
+        os.setuid(65533)
+        for each in users:
+            with each:
+                pass
+        assert not died(forked(lock.sync.acquire))
+        assert lock.sync.acquire(timeout=20)
+        assert lock.abandoned
+        assert not lock.sync.acquire(timeout=0.001)
+        for queue in bounded, tasks:
+            put_and_take(queue)
+        tasks.task_done()
+        tasks.join()
+
+    tasks.task_done()
+    assert not died(forked(as_another))
+
+
+def put_and_take(queue: Any) -> None:
+    queue.put(1)
+    assert (queue.qsize(), queue.get()) == (1, 1)
