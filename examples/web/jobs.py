@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -19,7 +18,7 @@ class Job:
 
     def __init__(self, number: str) -> None:
         self.number = number
-        self.result: AsyncResult[int]
+        self.result: AsyncResult[dict[str, Any]]
         self.progress: dict[str, Any] = {"done": 0.0, "primes": 0}
         self.changed = anyio.Event()
 
@@ -78,15 +77,15 @@ class Jobs:
         """Take the workers' reports, for ever."""
         async for number, progress in self._reports:
             job = self._jobs.get(number)
-            if job is not None and not job.result.ready():
+            if job is not None and not job.result.ready():  # the result may overtake the last reports
                 job.change(progress)
 
     def submit(self, below: int) -> Job:
         """Take on a job; QueueFull when too much waits already."""
         job = Job(uuid4().hex)
-        told: Callable[[object], None] = lambda _: job.change()  # noqa: E731
+        arguments = job.number, below, self._reports.sync
         job.result = self._pool.apply_async(
-            work.job, (job.number, below, self._reports.sync), callback=told, error_callback=told
+            work.job, arguments, callback=job.change, error_callback=lambda _: job.change()
         )
         self._jobs[job.number] = job
         self._forget_the_oldest()
@@ -94,14 +93,6 @@ class Jobs:
 
     def __getitem__(self, number: str) -> Job:
         return self._jobs[number]
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-    def cancel_all(self) -> None:
-        """Stop those that have not ended."""
-        for job in self._jobs.values():
-            job.result.cancel()
 
     def _forget_the_oldest(self) -> None:
         ended = [number for number, job in self._jobs.items() if job.result.ready()]

@@ -182,6 +182,7 @@ async def opened(lock: aioproc.Lock | None = None) -> AsyncIterator[Service]:
         await pool.apply(os.getpid)  # the first request should find the workers running
         service = Service(settings, pool, lock)
         tasks.start_soon(service.jobs.listen)
+        work.tell("serves")
         yield service
         pool.close()
         with anyio.move_on_after(settings.grace):

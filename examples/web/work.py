@@ -43,10 +43,9 @@ def counting(below: int) -> Iterator[dict[str, Any]]:
         yield step | {"pid": os.getpid()}
 
 
-def job(number: str, below: int, progress: Any) -> int:
-    """The same as a job, which puts its progress into a queue."""
+def job(number: str, below: int, progress: Any) -> dict[str, Any]:
+    """The same as a job, which puts its progress into a queue; returns the last step."""
     tell(f"works below {below}")
     for step in steps(below):
         progress.put((number, step))
-        primes: int = step["primes"]
-    return primes
+    return step

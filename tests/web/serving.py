@@ -20,15 +20,20 @@ ROOT = Path(__file__).parent.parent.parent
 LIMIT_SECONDS = 30
 ENDLESS = 10**9  # takes hours
 
+STARLETTE = "examples.web.on_starlette:app"
 UVICORN = ["-m", "uvicorn", "--fd", "0", "--log-level", "error", "--timeout-graceful-shutdown", "1"]
+GUNICORN = ["-m", "gunicorn", "--bind", "fd://0", "--worker-class", "asgi"]
+GUNICORN += ["--log-level", "error", "--graceful-timeout", "1"]
+HYPERCORN = ["-m", "hypercorn", "--bind", "fd://0", "--worker-class", "trio", "--graceful-timeout", "1"]
+
 SERVERS = {
     "fastapi": [*UVICORN, "examples.web.on_fastapi:app"],
-    "starlette": [*UVICORN, "examples.web.on_starlette:app"],
+    "starlette": [*UVICORN, STARLETTE],
+    "gunicorn": [*GUNICORN, STARLETTE],
+    "hypercorn": [*HYPERCORN, STARLETTE],
     "django": [*UVICORN, "examples.web.on_django:app"],
     "aiohttp": ["-m", "examples.web.on_aiohttp", "0"],
-    "hypercorn": ["-m", "hypercorn", "--workers", "1", "-b", "fd://0", "--graceful-timeout", "1"],
 }
-SERVERS["hypercorn"] += ["--worker-class", "trio", "examples.web.on_starlette:app"]
 
 
 class Reply(NamedTuple):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.web.serving import ENDLESS, SERVERS, UVICORN, Request, ends, started
+from tests.web.serving import ENDLESS, SERVERS, STARLETTE, UVICORN, Request, ends, started
 
 pytest.importorskip("fastapi", reason="the extra `web` is not installed")
 
@@ -64,7 +64,7 @@ def test_reload_leaves_no_process(tmp_path: Path) -> None:
     watched.parent.mkdir()
     watched.touch()
     reload = ["--reload", "--reload-dir", str(watched.parent), "--reload-delay", "0.01"]
-    words = [*UVICORN, *reload, "examples.web.on_starlette:app"]
+    words = [*UVICORN, *reload, STARLETTE]
     with started(words, tmp_path, **QUICK) as server:
         request = server.send(f"/primes?below={ENDLESS}")
         with ends(server.hear(), within=10):
