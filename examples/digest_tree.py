@@ -123,6 +123,10 @@ def command_line() -> argparse.Namespace:
     words = parser.parse_args()
     if not words.folder.is_dir():
         parser.error(f"{words.folder} is no folder")
+    if words.verify and not words.verify.is_file():
+        parser.error(f"there is no manifest {words.verify}")
+    if words.manifest and not words.manifest.parent.is_dir():
+        parser.error(f"there is no folder for {words.manifest}")
     return words
 
 

@@ -55,7 +55,7 @@ async def main() -> None:
     statuses = sum((by_status for by_status, _ in counted), Counter())
     paths = sum((by_path for _, by_path in counted), Counter())
     print(f"{lines} lines in {len(logs)} files, {statuses.total()} requests")
-    print("by status:", *(f"{status}: {number}" for status, number in sorted(statuses.items())))
+    print("by status:", *(f"{status}: {statuses[status]}" for status in sorted(statuses)))
     most = sorted(paths, key=lambda path: (-paths[path], path))[:3]
     print("most wanted:", *(f"{path}: {paths[path]}" for path in most))
 

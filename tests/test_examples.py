@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import itertools
 import json
 import os
@@ -334,21 +333,27 @@ def test_digest_tree_manifest(tree: Path) -> None:
     (tree / "another").touch()
     other = finished(*words, "--verify", str(manifest))
     assert (other.returncode, other.stderr) == (1, "large: changed\nempty: missing\nanother: new\n")
+    for wrong in (words[0], str(manifest)), (*words, "--verify", "none"), (*words, "--manifest", "no/where"):
+        assert finished(*wrong).returncode == 2
 
 
-def heed_permissions() -> None:
-    """What makes root a user like others, so that a file can be unreadable for it too."""
-    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+# What makes root a user like others, so that a file can be unreadable for it too: CAP_DAC_OVERRIDE and
+# CAP_DAC_READ_SEARCH leave the bounding set (PR_CAPBSET_DROP) before the program starts.
+HEED_PERMISSIONS = """
+import ctypes, os, sys
+for capability in 1, 2:
+    ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 
 
-def test_digest_tree_of_unreadable_files(tree: Path, tmp_path: Path) -> None:
+def test_digest_tree_of_unreadable_files(tree: Path) -> None:
     """What cannot be read is reported and left out, the rest is done, and the exit status says so."""
     expected = {line for line in as_sha256sum_has_it(tree) if b"deeper" not in line and b"large" not in line}
     (tree / "large").chmod(0)
     (tree / "deep" / "deeper").chmod(0)
-    command = [sys.executable, str(EXAMPLES / "digest_tree.py"), str(tree)]
-    done = subprocess.run(command, capture_output=True, env=environment(), preexec_fn=heed_permissions)
+    command = [sys.executable, "-c", HEED_PERMISSIONS, str(EXAMPLES / "digest_tree.py"), str(tree)]
+    done = subprocess.run(command, capture_output=True, env=environment())
     (tree / "deep" / "deeper").chmod(0o700)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [b"deep/deeper: Permission denied", b"large: Permission denied"]
@@ -487,6 +492,14 @@ def test_every_program_is_in_the_tutorial(tutorial: str) -> None:
     pages = "".join(page.read_text() for page in (ROOT / "docs" / tutorial).rglob("*.md"))
     shown = re.findall(r"^```\{literalinclude\} (?:\.\./)+examples/(\w+)\.py$", pages, re.MULTILINE)
     assert sorted(shown) == sorted(PROGRAMS)
+
+
+def test_both_tutorials_show_the_same() -> None:
+    """A page in Chinese has the programs, the commands and the output of the page in English."""
+    blocks = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+    for page in (ROOT / "docs" / "tutorial").glob("*.md"):
+        other = ROOT / "docs" / "zh" / page.name
+        assert blocks.findall(page.read_text()) == blocks.findall(other.read_text()), page.name
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
