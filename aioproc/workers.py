@@ -427,7 +427,8 @@ class Workers:
         """Send tasks to workers that have room; fewest tasks first."""
         if self._ending:
             return
-        self._take_back_behind_long_ones()
+        if self._take_back_behind_long_ones():
+            stations = self._stations
         if not isinstance(stations, tuple):
             stations = sorted(stations, key=lambda station: len(station.sent))
         for station in stations:
@@ -522,15 +523,21 @@ class Workers:
             self._give_back(fullest.take_back_some((surplus + 1) // 2))
             self._feed_one(idle)
 
-    def _take_back_behind_long_ones(self) -> None:
-        """What was sent ahead to a worker whose task turns out to be long is for all again."""
-        now = time.monotonic()
+    def _take_back_behind_long_ones(self) -> bool:
+        """What was sent ahead to a worker whose task turns out to be long is for all again.
+
+        Returns:
+            Whether a worker has nothing now: it had not even begun, and will have nothing to report.
+        """
+        now, emptied = time.monotonic(), False
         if now - self._looked < LONG_SECONDS:
-            return
+            return False
         self._looked = now
         for station in self._stations:
             if len(station.sent) > self._room_to_run(station) and now - station.since > LONG_SECONDS:
                 self._give_back(station.take_back())
+                emptied = emptied or not station.sent
+        return emptied
 
     def _retire_worn_out(self, station: Station) -> None:
         worn = self._tasks_per_child is not None and station.assigned >= self._tasks_per_child

@@ -242,3 +242,24 @@ class LastPart:
 def die_while_sending(delay: float) -> Any:
     """A large result, and a death somewhere on its way."""
     return bytes(400_000_000), LastPart(delay)
+
+
+class StopsAfterwards:
+    """A result whose worker stops (SIGSTOP) when it has been sent home, and before the next task."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, (1,)
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def stops_afterwards() -> StopsAfterwards:
+    """Return one of those."""
+    return StopsAfterwards()
+
+
+def slow_pid() -> int:
+    """The worker's process id, after long enough for another worker to begin."""
+    time.sleep(0.3)
+    return os.getpid()

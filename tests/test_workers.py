@@ -268,6 +268,23 @@ async def test_short_tasks_do_not_wait_behind_a_long_one(pool: AsyncPool) -> Non
     long.cancel()
 
 
+async def test_worker_whose_inbox_was_emptied_is_not_forgotten() -> None:
+    """What was sent to a worker that does not begin goes to others; later it gets its share again."""
+    async with AsyncPool(2) as pool:
+        await pool.map(tasks.sleep, [0.0005] * 100, 1)  # so that short ones are sent ahead
+        stops = pool.submit(tasks.stops_afterwards)
+        short = [pool.submit(tasks.sleep, 0.001) for _ in range(60)]
+        assert await stops == 1
+        with anyio.fail_after(20):
+            while pool.stats().done < 140:
+                await anyio.sleep(0.005)
+            os.kill(stops.pid or 0, signal.SIGCONT)
+            for result in short:
+                await result
+            two = [pool.submit(tasks.slow_pid) for _ in range(2)]
+            assert len({await result for result in two}) == 2
+
+
 async def test_coroutines_at_a_time(tmp_path: Path) -> None:
     """A worker runs tasks_per_worker coroutines at once, and no more."""
     gate = tmp_path / "gate"
