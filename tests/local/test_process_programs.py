@@ -101,7 +101,7 @@ def test_ctrl_c_ends_everybody_once(start_method: str, backend: str) -> None:
     ) as parent:
         os.close(theirs)
         seen = ""
-        while seen.count("ready") < 3:
+        while seen.count("ready") < 4:
             seen += os.read(ours, 10_000).decode()
         os.write(ours, b"\x03")
         try:

@@ -34,6 +34,7 @@ async def main(method: str) -> None:
             for target in (plain, cooperative):
                 await group.start(context.Process(target=target))
             async with context.Process(target=cooperative):
+                print("ready", flush=True)  # a start that Ctrl-C interrupts is another matter
                 await anyio.sleep(60)
     finally:
         print("parent unwound", flush=True)
