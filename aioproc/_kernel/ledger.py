@@ -14,10 +14,11 @@ from __future__ import annotations
 import fcntl
 import os
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from aioproc._kernel.bell import Bell
 from aioproc._kernel.channel import Channel
 from aioproc._kernel.forks import no_fork
 from aioproc._kernel.handle import Handle
@@ -59,6 +60,10 @@ def hung_up(handle: Handle) -> bool:
 def reopened(pipe: Handle) -> int:
     """A new writing end of a pipe of which we hold the reading end."""
     return os.open(f"/proc/self/fd/{pipe.fileno()}", _WRITING)
+
+
+class Busy(Exception):
+    """Somebody is in the middle of an entry."""
 
 
 class Tally:
@@ -156,6 +161,21 @@ class Ledger:
             yield
         finally:
             os.close(lock)
+
+    @contextmanager
+    def entries(self) -> Iterator[tuple[Callable[[], None], Handle]]:
+        """An attempt that succeeds when nobody is in an entry, and what to wait for in between."""
+        bell = Bell(edges=[self.gate])
+
+        def over() -> None:
+            bell.quiet()  # whoever leaves from here on rings it
+            with self.alone():
+                pass
+
+        try:
+            yield over, bell.handle
+        finally:
+            bell.close()
 
     def set_right(self, packets: Channel) -> bool:
         """If somebody died in the middle of an entry and nobody else is in one now, set the counts right.

@@ -12,7 +12,7 @@ from aioproc._kernel.bell import Bell
 from aioproc._kernel.channel import Arrival, Channel, Crowded
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.intake import Intake
-from aioproc._kernel.ledger import Entry, Ledger, Tally, ended, hung_up, ready, reopened, value_of
+from aioproc._kernel.ledger import Busy, Entry, Ledger, Tally, ended, hung_up, ready, reopened, value_of
 from aioproc._kernel.listening import Listening
 from aioproc._kernel.parcel import Parcel
 from aioproc._kernel.waiting import Right
@@ -251,22 +251,31 @@ class Store(Intake):
         """Whether every task is done: BlockingIOError if not.
 
         Raises:
+            Busy: It cannot be told now; wait for the end of `Ledger.entries`.
             TasksLost: Since there were so many, more were found to be lost, here or by another who waits.
         """
         tally = self.ledger.tally
         assert tally is not None
         if not hung_up(tally.work):
             raise BlockingIOError
-        with self.ledger.alone():
-            if not hung_up(tally.work):
-                raise BlockingIOError
-            self.ledger.set_right_alone(self.reader)
-            unfinished = tally.unfinished()
-            if unfinished > 0:
-                tally.note(tally.lost, unfinished)
-            lost = value_of(tally.lost) - lost_before
-            if lost:
-                raise TasksLost(lost)
+        try:
+            with self.ledger.alone():
+                at_work = not hung_up(tally.work)
+                if not at_work:
+                    self._lose_unfinished(tally)
+        except BlockingIOError:
+            raise Busy from None
+        if at_work:
+            raise BlockingIOError
+        lost = value_of(tally.lost) - lost_before
+        if lost:
+            raise TasksLost(lost)
+
+    def _lose_unfinished(self, tally: Tally) -> None:
+        self.ledger.set_right_alone(self.reader)
+        unfinished = tally.unfinished()
+        if unfinished > 0:
+            tally.note(tally.lost, unfinished)
 
     @property
     def work(self) -> Handle:

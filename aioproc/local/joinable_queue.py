@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TypeVar
 
+from aioproc._kernel.ledger import Busy
 from aioproc._kernel.store import Store
 from aioproc._kernel.waiting import until, until_blocking
 from aioproc.local.queue import Queue, SyncQueue, _facing
@@ -61,7 +62,13 @@ class JoinableQueue(Queue[T]):
         Cost: One wake-up.
         """
         store = self._store
-        await until(partial(store.joined, store.lost()), store.work, "read")
+        joined = partial(store.joined, store.lost())
+        while True:
+            try:
+                return await until(joined, store.work, "read")
+            except Busy:
+                with store.ledger.entries() as (over, bell):
+                    await until(over, bell, "read")
 
 
 class SyncJoinableQueue(SyncQueue[T]):
@@ -82,4 +89,10 @@ class SyncJoinableQueue(SyncQueue[T]):
     def join(self) -> None:
         """See `JoinableQueue.join`."""
         store = self._store
-        until_blocking(partial(store.joined, store.lost()), store.work, "read")
+        joined = partial(store.joined, store.lost())
+        while True:
+            try:
+                return until_blocking(joined, store.work, "read")
+            except Busy:
+                with store.ledger.entries() as (over, bell):
+                    until_blocking(over, bell, "read")

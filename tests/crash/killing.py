@@ -20,13 +20,19 @@ HUB_CALLS = SYSTEM_CALLS | {
 }
 
 
-def kill_before_call(number: int, calls: set[str] = SYSTEM_CALLS, note: str | None = None) -> None:
+def kill_before_call(
+    number: int,
+    calls: set[str] = SYSTEM_CALLS,
+    note: str | None = None,
+    how: signal.Signals = signal.SIGKILL,
+) -> None:
     """From now on, this process dies before its so-many-th system call.
 
     Args:
         number: Which.
         calls: What counts as one.
         note: A file that it leaves as it dies.
+        how: By which signal; SIGSTOP lets it stand still instead.
     """
     left = number
 
@@ -37,9 +43,15 @@ def kill_before_call(number: int, calls: set[str] = SYSTEM_CALLS, note: str | No
             if not left:
                 if note is not None:
                     os.close(os.open(note, os.O_CREAT | os.O_WRONLY))
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), how)
 
     sys.setprofile(count)
+
+
+def stand_still_in_a_put(queue: Any) -> None:
+    """Stop in the middle of a put to a joinable queue; go on with it when told so."""
+    kill_before_call(1, {"eventfd_write"}, how=signal.SIGSTOP)
+    queue.put(1)
 
 
 def forked(work: Callable[[], object], die_before: int = 0) -> int:

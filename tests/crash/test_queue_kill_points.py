@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
 
 from aioproc import JoinableQueue, Queue
+from tests.crash.killing import died, forked, stand_still_in_a_put
 from tests.crash.queue_children import lost, operate
 from tests.local.queue_children import take_two
 from tests.shared import Wire
@@ -152,6 +157,23 @@ def test_killed_in_a_join(maxsize: int, died: int) -> None:
         queue.get()
         queue.task_done()
         queue.join()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGCONT])
+def test_a_join_beside_one_who_stands_still(how: signal.Signals) -> None:
+    """join() waits for who stands still in the middle of a put, and for his task if he goes on with it."""
+    queue = JoinableQueue[int]().sync
+    child = forked(partial(stand_still_in_a_put, queue))
+    os.waitpid(child, os.WUNTRACED)
+    with ThreadPoolExecutor(1) as threads:
+        joined = threads.submit(queue.join)
+        os.kill(child, how)
+        assert died(child) == (how == signal.SIGKILL)
+        if how == signal.SIGCONT:
+            assert queue.get() == 1
+            queue.task_done()
+        joined.result(timeout=20)
+    assert queue.qsize() == 0
 
 
 def test_killed_while_it_counts() -> None:

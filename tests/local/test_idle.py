@@ -27,7 +27,7 @@ from aioproc import (
     SimpleQueue,
 )
 from tests.conftest import BACKENDS
-from tests.crash.killing import died, forked, gone
+from tests.crash.killing import died, forked, gone, stand_still_in_a_put
 from tests.shared import Wire
 
 Wait = Callable[[], object]
@@ -49,6 +49,11 @@ def waits(stack: ExitStack) -> Iterator[tuple[str, Wait, Callable[[], Awaitable[
     stack.enter_context(gone(forked(partial(take_and_stay, tasks))))
     tasks.sync.get()
     yield "tasks that are at work", tasks.sync.join, tasks.join
+    paused = JoinableQueue[Any]()
+    child = forked(partial(stand_still_in_a_put, paused.sync))
+    stack.enter_context(gone(child))
+    os.waitpid(child, os.WUNTRACED)
+    yield "tasks, while somebody stands still in a put", paused.sync.join, paused.join
     unread = Queue[bytes]()
     yield "queue that nobody reads, to flush", partial(flush, unread), partial(aflush, unread)
     here, there = Pipe()
