@@ -22,12 +22,14 @@ class Engine(Protocol):
     Attributes:
         name: For error messages.
         capacity: How many calls can run at once.
-        restarts: How many workers were replaced.
     """
 
     name: str
     capacity: int
-    restarts: int
+
+    @property
+    def restarts(self) -> int:
+        """How many workers were replaced."""
 
     def check(self, order: Order) -> None:
         """NotImplementedError when it cannot do this."""

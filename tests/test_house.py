@@ -37,6 +37,11 @@ ENGINES = {
     "pool",
     "executors",
     "workers",
+    "copying",
+    "dealing",
+    "staff",
+    "stopping",
+    "task",
     "engine",
     "orders",
     "iteration",
@@ -68,7 +73,15 @@ DOORS = {
         "workers.py",
     ),
     "asyncio": ("errors.py", "_kernel/"),
-    "concurrent": ("errors.py", "engine.py", "pool.py", "results.py", "workers.py", "executors.py"),
+    "concurrent": (
+        "errors.py",
+        "engine.py",
+        "pool.py",
+        "results.py",
+        "task.py",
+        "workers.py",
+        "executors.py",
+    ),
     "distributed": ("dask/",),
     "multiprocessing": ("_kernel/", "context.py", "local/process.py"),
 }
@@ -215,25 +228,35 @@ PUBLIC_MODULES = [
     if not any(part.startswith("_") for part in path.relative_to(PACKAGE).parts)
 ]
 # In a module's __all__ for its neighbours, yet no name for users, who have contexts for these.
-FOR_NEIGHBOURS = {
-    "Attendance",
-    "ForkProcess",
-    "ForkServerProcess",
-    "Entered",
-    "Holding",
-    "SpawnProcess",
-    "Twin",
-    "check_queue",
-    "queue_error",
-} | {
-    "Books",
-    "Engine",
-    "Executors",
-    "Order",
-    "Results",
-    "Stream",
-    "Workers",
-}
+FOR_NEIGHBOURS = (
+    {
+        "Attendance",
+        "ForkProcess",
+        "ForkServerProcess",
+        "Entered",
+        "Holding",
+        "SpawnProcess",
+        "Twin",
+        "check_queue",
+        "queue_error",
+    }
+    | {
+        "Books",
+        "Copies",
+        "Dealer",
+        "Engine",
+        "Executors",
+        "Order",
+        "Outcome",
+        "Results",
+        "Staff",
+        "Stopper",
+        "Stream",
+        "Task",
+        "Workers",
+    }
+    | {"again", "hand_over", "how", "outcome_of", "settle", "stats_of"}
+)
 
 
 def test_public_names() -> None:

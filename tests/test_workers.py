@@ -427,7 +427,7 @@ async def test_idle_pool_makes_no_system_calls(pool: AsyncPool) -> None:
     before = [sum(worker.num_ctx_switches()) for worker in workers]
     slept, worked = _switches_of_this_thread(), time.thread_time()
     await anyio.sleep(0.5)
-    assert _switches_of_this_thread() - slept <= 2
+    assert _switches_of_this_thread() - slept <= 5  # its own sleep, from which a loop may wake too early
     assert time.thread_time() - worked < 0.05
     assert [sum(worker.num_ctx_switches()) for worker in workers] == before
 
