@@ -273,7 +273,7 @@ async def test_worker_whose_inbox_was_emptied_is_not_forgotten() -> None:
     """What was sent to a worker that does not begin goes to others; later it gets its share again."""
     async with AsyncPool(2) as pool:
         await pool.map(tasks.sleep, [0.0005] * 100, 1)  # so that short ones are sent ahead
-        stops = pool.submit(tasks.stops_afterwards)
+        stops: aioproc.AsyncResult[Any] = pool.submit(tasks.stops_afterwards)
         short = [pool.submit(tasks.sleep, 0.001) for _ in range(60)]
         assert repr(await stops) == "1"  # that is what it is made anew as
         with anyio.fail_after(20):
