@@ -20,7 +20,7 @@ import aioproc
 from benchmarks import loops
 from benchmarks.record import Record
 
-PARTS: Final = ("operations", "start", "queue", "lock", "pool", "hour")
+PARTS: Final = ("hour", "operations", "start", "queue", "lock", "pool")  # the hour in a process that is new
 PRELOADED: Final = ("asyncio", "anyio", "anyio._backends._asyncio", *(f"benchmarks.{part}" for part in PARTS))
 
 
