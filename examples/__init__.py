@@ -23,6 +23,7 @@ PROGRAMS = (
     "pool_one_at_a_time",
     "pool_at_once",
     "pool_callbacks",
+    "pool_many",
     "input_in_a_child",
     "by_name",
     "log_pipeline",

@@ -465,6 +465,12 @@ def test_pool_callbacks() -> None:
     ]
 
 
+def test_pool_many() -> None:
+    """map gives a list; imap gives one result after the other, of an input without an end, in order."""
+    squares = [number * number for number in range(10)]
+    assert printed("pool_many") == [f"map: {squares}", *(f"imap: {square}" for square in squares[:8])]
+
+
 def test_list() -> None:
     """`python -m examples` says in a line what each program shows."""
     done = finished("-m", "examples")

@@ -60,6 +60,11 @@ def test_both_show_the_same() -> None:
     assert texts[0].count("\n|") == texts[1].count("\n|")
 
 
+def test_the_first_page_of_the_documentation() -> None:
+    """It shows the program that the README shows."""
+    assert blocks("docs/index.md")[0] == blocks(ENGLISH)[0]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_it_points_to(name: str) -> None:
     """Every file that it links to is there, and every program that it names; each figure names one."""
