@@ -43,8 +43,8 @@ def first_answered(requests: list[Request], number: int) -> list[Request]:
 
 def test_an_answer(server: Server) -> None:
     """The work is done in a worker, and /health knows it."""
-    health = server.ask("/health")
     reply = server.ask("/primes?below=30000")
+    health = server.ask("/health")
     assert (health.status, reply.status, reply.body["primes"]) == (200, 200, 3245)
     assert reply.body["pid"] in health.body["workers"]
     assert health.body["pid"] not in health.body["workers"]
