@@ -195,7 +195,7 @@ def contended(record: Record) -> None:
             runs[named("bare token, awaited", loop)] = partial(turns, loop, pass_on_awaited, make, many)
         if find_spec("aioprocessing"):
             runs["aioprocessing"] = partial(turns, "asyncio", take_turns_of_theirs, their_lock, many)
-        record.take("lock.turns", runs, 5 if many < 32 else 3, many)
+        record.take("lock.turns", runs, 5 if many < 32 else 3 if many < 64 else 2, many)
 
 
 def turns(loop: str, work: Callable[..., Any], make: Callable[[], Any], processes: int) -> float:

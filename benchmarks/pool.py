@@ -21,7 +21,7 @@ WORKERS: Final = 2
 AT_ONCE: Final = 1000
 LENGTHS: Final = (0.0, 30e-6, 100e-6, 300e-6, 1e-3, 10e-3)
 NUMBERS: Final = (1, 10, 100, 1000, 10_000)
-SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
+SIZES: Final = (1, 2, 8, 32, 64)
 SLEEP_SECONDS: Final = 0.01
 LARGE: Final = bytes(8 << 20)
 FEW: Final = 20  # calls for who needs 10 ms for each
@@ -163,7 +163,7 @@ def calls(record: Record) -> None:
             return found
         found["pool.large", None] = await in_series(pool, length, LARGE, 5)
         for seconds in LENGTHS:
-            count = int(0.4 / max(seconds, 4e-4)) // (10 if few else 1)
+            count = int(0.3 / max(seconds, 3e-4)) // (10 if few else 1)
             found["pool.lengths", seconds] = await at_once(pool, busy, seconds, max(count, 4))
         return found
 
@@ -201,7 +201,7 @@ def sizes(record: Record) -> None:
     record.measurement("pool.workers", title, "us a call", "workers")
     names = ("aioproc", "run_in_executor", "anyio.to_process", "loky")
     makers = {name: make for name, make in peers(record).items() if name in names}
-    for workers in SIZES[::3] if record.quick else SIZES:
+    for workers in SIZES[::2] if record.quick else SIZES:
 
         async def work(pool: Pool) -> Found:
             count = 30 * pool.workers
