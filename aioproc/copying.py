@@ -24,21 +24,29 @@ class Copies:
 
     Attributes:
         count: How many are under way.
+        packing: How many of these are tasks that wait for it.
     """
 
     def __init__(self, loop: Loop, packed: Callable[[Task], None], ended: Callable[[], None]) -> None:
         self._loop = loop
         self._packed = packed
         self._ended = ended
-        self.count = 0
+        self.count = self.packing = 0
 
     def pack(self, task: Task, letter: Letter) -> None:
         """Pack a task's arguments; what goes wrong comes out of its result."""
+        self.packing += 1
         self._begin(partial(self._pack, task, letter), f"pack {task.result.name}")
 
     def open(self, result: AsyncResult[Any], message: Message) -> None:
         """Open a result's message, and settle it."""
         self._begin(partial(self._open, result, message), f"open the result of {result.name}")
+
+    def let_go(self, letter: Letter) -> None:
+        """Free the copy of a task that has ended: the kernel takes its time for that too."""
+        kept = [letter.parcel]
+        del letter.parcel
+        self._begin(partial(in_thread, kept.clear), "free a large message")
 
     def _begin(self, work: Callable[[], Awaitable[None]], name: str) -> None:
         async def run() -> None:
@@ -56,6 +64,8 @@ class Copies:
             await in_thread(letter.seal)
         except Exception as failure:
             task.result._raise(failure)
+        finally:
+            self.packing -= 1
         if not task.result._done:  # else it was cancelled meanwhile
             self._packed(task)
 

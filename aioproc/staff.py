@@ -90,9 +90,10 @@ class Staff:
                 self._owner.left()
                 raise
             self._crashes += 1
-            if self._crashes >= CRASHES_ON_START:
+            if self._crashes < CRASHES_ON_START:
+                self.fill()
+            elif not self.stations:  # else the others go on, and the next call tries again
                 self.give_up(failure)
-            self.fill()
             self._owner.left()
             return
         watch = self._loop.watch

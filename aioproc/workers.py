@@ -92,7 +92,7 @@ class Workers:
             return
         if len(self._stations) < self._processes:
             self._staff.fill()
-        if isinstance(task.mail, Letter) and task.mail.is_heavy:
+        if isinstance(task.mail, Letter) and task.mail.is_large:
             self._copies.pack(task, task.mail)
         else:
             self._dealer.enqueue(task)
@@ -146,7 +146,7 @@ class Workers:
 
     def queued(self) -> int:
         """How many calls no worker has in hand."""
-        return self._dealer.waiting + self._dealer.ahead() + self._copies.count
+        return self._dealer.waiting + self._dealer.ahead() + self._copies.packing
 
     def workers(self) -> tuple[WorkerStats, ...]:
         """What each worker does."""
@@ -238,6 +238,8 @@ class Workers:
             return
         task.station = None
         self._stopper.forget(task)
+        if isinstance(task.mail, Letter) and task.mail.is_large:
+            self._copies.let_go(task.mail)
         if not task.shared:
             self._dealer.note_seconds(message.number)
         if station.sent:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -25,8 +26,16 @@ pytestmark = pytest.mark.anyio
 async def pool() -> AsyncIterator[AsyncPool]:
     """A pool of two workers, which run."""
     async with AsyncPool(2) as pool:
-        await pool.map(tasks.square, range(2), 1)
+        await pool.apply(tasks.square, (1,))
+        await all_idle(pool, 2)
         yield pool
+
+
+async def all_idle(pool: AsyncPool, count: int) -> None:
+    """Until so many workers run and have nothing to do."""
+    with anyio.fail_after(20):
+        while [worker.state for worker in pool.stats().workers] != ["idle"] * count:
+            await anyio.sleep(0.005)
 
 
 async def test_connections_travel(pool: AsyncPool) -> None:
@@ -72,6 +81,16 @@ async def test_no_free_descriptor(pool: AsyncPool) -> None:
         assert await theirs.recv() == "found"
     assert await pool.apply(tasks.total, (array,)) == 100_001
     assert pool.stats().restarts == 0
+
+
+async def test_no_free_descriptor_for_a_new_worker(pool: AsyncPool) -> None:
+    """A worker that cannot be replaced for now is missed by nobody; a later call starts it again."""
+    with no_free_descriptor():
+        os.kill(pool.stats().workers[0].pid or 0, signal.SIGKILL)
+        await all_idle(pool, 1)
+        assert await pool.map(tasks.square, range(20), 1) == [number**2 for number in range(20)]
+    assert await pool.apply(tasks.square, (3,)) == 9
+    await all_idle(pool, 2)
 
 
 async def test_large_messages_hold_up_no_loop(pool: AsyncPool) -> None:

@@ -54,19 +54,19 @@ class Kind:
 
 
 class Letter:
-    """An addressed parcel, for which one packet is too small or descriptors must go along."""
+    """An addressed parcel, for which one packet is too small or descriptors must go along.
 
-    __slots__ = ("_address", "_sealed", "parcel")
+    Attributes:
+        is_large: To copy it, or to free the copy, would hold up a loop.
+    """
+
+    __slots__ = ("_address", "_sealed", "is_large", "parcel")
 
     def __init__(self, parcel: Parcel, address: bytes) -> None:
         self.parcel = parcel
         self._address = address
         self._sealed = False
-
-    @property
-    def is_heavy(self) -> bool:
-        """Whether sealing it would hold up a loop."""
-        return not self._sealed and self.parcel.nbytes > memory.IN_THREAD_BYTES
+        self.is_large = parcel.nbytes > memory.IN_THREAD_BYTES
 
     def seal(self) -> None:
         """Make the packet; this copies what is large."""
