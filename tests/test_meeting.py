@@ -271,6 +271,25 @@ def test_hub_killed(path: str, way: str) -> None:
                 assert hub.Lock("held").locked()
 
 
+def test_summoned_in_an_election(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who hears of his hub's death while his thread starts a hub for another member waits for that."""
+    opened = door._opened
+
+    def hear_and_open(*args: Any) -> Any:
+        signal.raise_signal(signal.SIGURG)
+        return opened(*args)
+
+    monkeypatch.setattr(door, "_opened", hear_and_open)
+    with aioproc.meet_sync(path) as one:
+        one.Queue("jobs").put("old")
+        handler = signal.signal(signal.SIGURG, signal.SIG_IGN)
+        kill_hub(path)
+        signal.signal(signal.SIGURG, handler)
+        with aioproc.meet_sync(path) as other:
+            assert other.Queue("jobs").get(timeout=10) == "old"
+            assert len(hubs_at(path)) == 1
+
+
 def test_hub_killed_and_nobody_left(path: str) -> None:
     """Members that die with their hub leave a stale socket, which is taken over, with a new table."""
     with program("stay", path, "sync") as one:

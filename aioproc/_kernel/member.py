@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from aioproc._kernel import bundle, door, hub
+from aioproc._kernel import bundle, door, hub, summons
 from aioproc._kernel.handle import Handle, SocketView
 from aioproc._kernel.names import DESCRIPTORS, Names
 from aioproc._kernel.rights import RECEIVE_FLAGS, SEND_FLAGS, rights
@@ -58,7 +58,9 @@ class Member:
 
     def knock(self) -> None:
         """Connect, and say who comes; blocks while a hub is started. Its answer is for `welcomed`."""
-        self._greet(door.entered(self.path))
+        with summons.held_back():
+            connection = door.entered(self.path)
+        self._greet(connection)
 
     def knock_at_once(self) -> bool:
         """The same if a hub is there; False if `knock` must be called."""

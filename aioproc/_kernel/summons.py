@@ -12,7 +12,8 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ _SIGNAL: Final = signal.SIGURG
 
 _answers: weakref.WeakSet[Any] = weakref.WeakSet()
 _before: Any = signal.SIG_DFL
+_held = 0  # how often `held_back` was entered
+_missed = False
 
 
 class Summons:
@@ -53,15 +56,45 @@ def possible() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _summoned(number: int, frame: FrameType | None) -> None:
+@contextmanager
+def held_back() -> Iterator[None]:
+    """While inside, nobody answers, if this is the main thread; afterwards all do who were called.
+
+    For who holds a lock that an answer would wait for, in the very thread that it interrupts.
+    """
+    global _held, _missed
+    if not possible():
+        yield
+        return
+    _held += 1
+    try:
+        yield
+    finally:
+        _held -= 1
+        if _missed and not _held:
+            _missed = False
+            _answer()
+
+
+def _answer() -> None:
     for summons in list(_answers):
         summons.answer()
+
+
+def _summoned(number: int, frame: FrameType | None) -> None:
+    global _missed
+    if _held:
+        _missed = True
+    else:
+        _answer()
     if callable(_before):
         _before(number, frame)
 
 
 def _forget_in_forked_child() -> None:
+    global _held, _missed
     _answers.clear()
+    _held, _missed = 0, False
 
 
 os.register_at_fork(after_in_child=_forget_in_forked_child)
