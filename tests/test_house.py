@@ -210,6 +210,23 @@ def test_import_is_lean() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_ready_operations_import_nothing() -> None:
+    """Under asyncio a put, get or lock that need not wait never imports anyio, which would hold up the loop."""
+    code = """
+import asyncio, aioproc, sys
+async def main():
+    queue, lock = aioproc.Queue(), aioproc.Lock()
+    for _ in range(100):
+        await queue.put(1)
+        async with lock:
+            await queue.get()
+asyncio.run(main())
+print("anyio" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "core", "impl", "misc"}
 
 

@@ -234,6 +234,9 @@ def _leave(handle: Handle, line: Line, place: object, right: Right | None = None
 
 async def checkpoint() -> None:
     """Yield to the loop once, and be cancelled there."""
+    if asyncio_loop() is not None:
+        await sys.modules["asyncio"].sleep(0)  # as anyio does, whose import would hold up the loop here
+        return
     from anyio import lowlevel
 
     await lowlevel.checkpoint()
