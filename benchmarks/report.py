@@ -1,4 +1,6 @@
-"""Tables and pictures of docs/design/speed.md, from a run's JSON: ``python -m benchmarks.report FILE``.
+"""Tables and pictures of docs/design/speed.md, and the README's figures, from a run's JSON.
+
+``python -m benchmarks.report FILE``
 
 Each generated part of the page stands between ``<!-- measured: NAME -->`` and ``<!-- end -->``; the rest of
 the page is left alone.
@@ -17,10 +19,12 @@ from typing import Any, Final
 from benchmarks import plots
 from benchmarks.asked import ASKED
 from benchmarks.record import OURS, PERCENTILES
+from benchmarks.short import with_figures
 
 ROOT: Final = Path(__file__).parent.parent
 PAGE: Final = ROOT / "docs" / "design" / "speed.md"
 PICTURES: Final = ROOT / "docs" / "_static" / "speed"
+READMES: Final = (ROOT / "README.md", ROOT / "README.zh.md")
 PART: Final = re.compile(r"(<!-- measured: ([\w. -]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SHOWN_PERCENTILES: Final = (50, 90, 99, 99.9)
 
@@ -36,6 +40,9 @@ def main(file: Path) -> None:
     page = PAGE.read_text()
     PAGE.write_text(PART.sub(lambda part: f"{part[1]}{generated(part[2], found)}{part[3]}", page))
     print(f"{len(PART.findall(page))} parts of {PAGE}")
+    if not found["quick"]:
+        for readme in READMES:
+            readme.write_text(with_figures(readme.read_text(), found["measurements"]))
 
 
 def generated(name: str, found: Found) -> str:

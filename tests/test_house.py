@@ -211,7 +211,7 @@ def test_import_is_lean() -> None:
 
 
 def test_ready_operations_import_nothing() -> None:
-    """Under asyncio a put, get or lock that need not wait never imports anyio: that would hold up the loop."""
+    """Under asyncio a put, get or lock that need not wait never imports anyio, which would stop the loop."""
     code = """
 import asyncio, aioproc, sys
 async def main():
