@@ -16,7 +16,7 @@ from typing import Any, Final
 import anyio
 
 import aioproc
-from benchmarks import loops
+from benchmarks import as_part, loops
 from benchmarks.record import Record
 
 WORKERS: Final = 2
@@ -159,6 +159,4 @@ def descriptors(pid: int) -> int:
 
 
 if __name__ == "__main__":
-    from benchmarks.__main__ import main
-
-    main(["hour"])
+    as_part("hour")

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 import aioproc
-from benchmarks import loops
+from benchmarks import as_part, loops
 from benchmarks.loops import LOOPS, named
 from benchmarks.queue_peers import BLOCKING, CONTEXT
 from benchmarks.record import Record
@@ -317,6 +317,4 @@ def bare_token(processes: int) -> tuple[BareToken, Any]:
 
 
 if __name__ == "__main__":
-    from benchmarks.__main__ import main
-
-    main(["lock"])
+    as_part("lock")

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, Final
 
 import aioproc
-from benchmarks import loops
+from benchmarks import as_part, loops
 from benchmarks.lock import BareToken
 from benchmarks.pool import small
 from benchmarks.queue import ITEM, round_trip
@@ -344,6 +344,4 @@ OPERATIONS: Final[dict[str, tuple[Callable[[Spent, float], None], Bare, Callable
 
 
 if __name__ == "__main__":
-    from benchmarks.__main__ import main
-
-    main(["operations"])
+    as_part("operations")

@@ -14,7 +14,7 @@ from typing import Any, Final
 import anyio
 
 import aioproc
-from benchmarks import loops
+from benchmarks import as_part, loops
 from benchmarks.pool_peers import BLOCKING, FORKSERVER, TRIO, Pool, peers
 from benchmarks.record import Record, Sample
 
@@ -243,6 +243,4 @@ def maps(record: Record) -> None:
 
 
 if __name__ == "__main__":
-    from benchmarks.__main__ import main
-
-    main(["pool"])
+    as_part("pool")

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 import aioproc
-from benchmarks import loops
+from benchmarks import as_part, loops
 from benchmarks.loops import LOOPS, named
 from benchmarks.queue_peers import BLOCKING, CONTEXT, Peer, peers
 from benchmarks.record import Record
@@ -331,6 +331,4 @@ async def woken_inside(many: int, each: int) -> float:
 
 
 if __name__ == "__main__":
-    from benchmarks.__main__ import main
-
-    main(["queue"])
+    as_part("queue")

@@ -16,7 +16,7 @@ from typing import Any, Final
 import anyio
 
 import aioproc
-from benchmarks import loops
+from benchmarks import as_part, loops
 from benchmarks.loops import LOOPS, named
 from benchmarks.record import OURS, Record
 
@@ -148,6 +148,4 @@ async def longest_gap(method: str) -> float:
 
 
 if __name__ == "__main__":
-    from benchmarks.__main__ import main
-
-    main(["start"])
+    as_part("start")
