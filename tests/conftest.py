@@ -22,7 +22,7 @@ BACKENDS = {
     "trio": ("trio", {}),
 }
 NEVER_BLOCKING = {  # every socket call there has MSG_DONTWAIT, which blockbuster cannot see
-    "_kernel/channel.py": {"send", "pull", "count"},
+    "_kernel/channel.py": {"send", "post", "pull", "count"},
     "_kernel/bundle.py": {"bundled", "unbundled"},
     "_kernel/post.py": {"send", "receive"},
     "_kernel/rights.py": {"receive"},

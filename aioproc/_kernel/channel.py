@@ -87,6 +87,11 @@ class Channel:
                 raise Crowded from None
             raise
 
+    def post(self, pickle: bytes) -> None:
+        """Send a pickle that brings nothing along; see `send` for errors."""
+        sock = self._socket if self._socket is not None and self.handle._fd >= 0 else self._borrow()
+        sock.send(pickle, SEND_FLAGS)
+
     def receive(self, opener: Opener | None = None) -> Any:
         """Receive one packet and open it; see `pull` for errors.
 
@@ -273,9 +278,11 @@ def opened(arrival: Arrival, opener: Opener | None = None) -> Any:
     buffer, nbytes, descriptors = arrival
     if buffer[0] == _PICKLE:
         try:
+            if not descriptors and opener is None:
+                return loads(buffer)
             if opener is not None:
                 return opener(bytes(memoryview(buffer)[:nbytes]), (), descriptors)
-            return unpack(buffer, (), descriptors) if descriptors else loads(buffer)
+            return unpack(buffer, (), descriptors)
         finally:
             _buffers.append(buffer)
     flags, body = _unbundled(arrival)

@@ -21,6 +21,8 @@ from aioproc._kernel.handle import Handle, arrive, courier, handing_out
 OUT_OF_BAND_BYTES: Final = 64 * 1024  # buffers of this size and more travel beside the pickle
 _NUMBERS: Final = frozenset({int, float, bool, type(None)})
 _STRINGS: Final = frozenset({str, bytes})
+_SHORT: Final = 1024  # of a string, in characters or bytes
+_FEW: Final = 16
 _EXTRA: Final[dict[type, Any]] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
 _REGISTERED: Final = copyreg.dispatch_table
 
@@ -74,14 +76,33 @@ def pickled(obj: object) -> bytes:
 
 def pack(obj: object) -> Parcel:
     """Pickle an object for a message; see `pickled` for errors."""
-    kind = type(obj)
-    if kind in _NUMBERS or (kind in _STRINGS and len(obj) < OUT_OF_BAND_BYTES // 4):  # type: ignore[arg-type]
-        return Parcel((pickle.dumps(obj, 5),))
+    light = lightly(obj)
+    if light is not None:
+        return Parcel((light,))
     try:
         writer = _writers.pop()
     except IndexError:
         writer = _Writer()
     return writer.write(obj)
+
+
+def lightly(obj: object) -> bytes | None:
+    """The pickle of a number, a short string or a few of those; None for what may need more than a pickle."""
+    kind = type(obj)
+    if kind is tuple:
+        return pickle.dumps(obj, 5) if are_plain(obj) else None  # type: ignore[arg-type]
+    if kind in _NUMBERS or (kind in _STRINGS and len(obj) < _SHORT):  # type: ignore[arg-type]
+        return pickle.dumps(obj, 5)
+    return None
+
+
+def are_plain(items: tuple[Any, ...]) -> bool:
+    """Whether they are a few numbers and short strings."""
+    for item in items:
+        kind = type(item)
+        if kind not in _NUMBERS and not (kind in _STRINGS and len(item) < _SHORT):
+            return False
+    return len(items) < _FEW
 
 
 def unpack(data: Any, buffers: Sequence[Any] = (), descriptors: MutableSequence[int] | None = None) -> Any:

@@ -70,6 +70,20 @@ class Store(Intake):
 
     # -- putting
 
+    def posted(self, pickle: bytes) -> bool:
+        """Put an item that is nothing but a pickle, if that takes no more than to send it; False if not.
+
+        Raises:
+            BrokenPipeError: The queue was shut down.
+        """
+        if not self._plain or self.backlog.kept:
+            return False
+        try:
+            self.writer.post(pickle)
+        except BlockingIOError:
+            return False
+        return True
+
     @property
     def may_wait(self) -> bool:
         """Whether a put may wait: for a place, or a moment, until somebody has looked through the counts."""

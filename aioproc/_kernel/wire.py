@@ -14,7 +14,7 @@ from types import FunctionType
 from typing import Any, Final
 
 from aioproc._kernel import bundle, channel, memory
-from aioproc._kernel.parcel import Parcel, pack
+from aioproc._kernel.parcel import Parcel, are_plain, pack
 
 ADDRESS: Final = struct.Struct("<QdB")  # task, seconds or bytes or count, kind
 SMALL_BYTES: Final = 32 * 1024  # larger tasks are not sent ahead
@@ -23,7 +23,6 @@ STREAM_AHEAD: Final = 8  # items of a stream that may be on their way
 _ASYNC_FLAGS: Final = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 PICKLE: Final = 0x80
 buffers: Final = channel._buffers
-_PLAIN: Final = frozenset({int, float, bool, type(None)})
 _NAMES_KEPT: Final = 1000
 
 
@@ -165,7 +164,7 @@ def signal_of(kind: int, task: int = 0, number: float = 0.0) -> bytes:
 
 def called(kind: int, task: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mail:
     """A task. The name of a function is pickled once; of plain arguments, nothing but they are pickled."""
-    if not kwargs and type(func) is FunctionType and _are_plain(args):
+    if not kwargs and type(func) is FunctionType and are_plain(args):
         name = _names.get(func) or _named(func)
         if name:
             return name + dumps(args, 5) + ADDRESS.pack(task, len(name), kind)
@@ -173,14 +172,6 @@ def called(kind: int, task: int, func: Any, args: tuple[Any, ...], kwargs: dict[
 
 
 _names: dict[FunctionType, bytes] = {}
-
-
-def _are_plain(args: tuple[Any, ...]) -> bool:
-    for arg in args:
-        kind = type(arg)
-        if kind not in _PLAIN and not ((kind is str or kind is bytes) and len(arg) < 1024):
-            return False
-    return len(args) < 16
 
 
 def _named(func: FunctionType) -> bytes:
