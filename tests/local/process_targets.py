@@ -17,6 +17,7 @@ import numpy as np
 
 from aioproc import Process, ProcessGroup, current_process
 from aioproc._kernel.handle import Handle
+from tests.until_signal import UntilSignal
 
 
 def tell(to: Handle, text: str) -> None:
@@ -86,9 +87,10 @@ def large(size: int) -> Any:
 
 
 def plain_wait(to: Handle) -> None:
+    signalled = UntilSignal()
     try:
         tell(to, "ready")
-        time.sleep(60)
+        signalled.sleep()
     finally:
         tell(to, "finally")
 

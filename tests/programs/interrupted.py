@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any
 
 import anyio
 
 import aioproc
+from tests.until_signal import UntilSignal
 
 
 def plain() -> None:
+    signalled = UntilSignal()
     try:
         print("ready", flush=True)
-        time.sleep(60)
+        signalled.sleep()
     finally:
         print("plain unwound", flush=True)
 
