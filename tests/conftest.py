@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -34,6 +35,9 @@ NEVER_BLOCKING = {  # every socket call there has MSG_DONTWAIT, which blockbuste
     "_kernel/ticket.py": {"redeem", "put"},
     "_kernel/round.py": {"_packet", "verdict", "give", "arrive", "break_"},
 }
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as behind nohup or a shell's `&`: children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=list(BACKENDS))
