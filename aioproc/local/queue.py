@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from aioproc._kernel.channel import opened, sealed_in_loop
-from aioproc._kernel.parcel import lightly, pack
+from aioproc._kernel.parcel import Parcel, lightly, pack
 from aioproc._kernel.store import Store
 from aioproc._kernel.waiting import checkpoint, spent, until, until_blocking, until_later
 from aioproc.errors import queue_error
@@ -156,14 +156,14 @@ class Queue(_Face, Generic[T]):
         Cost: One system call; seven when bounded. More than 4 MB are copied in a thread.
         """
         store = self._store
-        light = lightly(item)
+        light = None if store.may_wait else lightly(item)
         try:
             if light is not None:
                 if spent():
                     await checkpoint()
                 if store.posted(light):
                     return
-            parcel = pack(item)
+            parcel = pack(item) if light is None else Parcel((light,))
             if parcel.buffers or len(parcel.pieces) > 1:
                 await sealed_in_loop(parcel)
             if store.may_wait and (block or not store.ledger.size):
