@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from aioproc._kernel.bundle import close_all
 from aioproc._kernel.member import Member
 from aioproc._kernel.names import Entry
-from aioproc._kernel.parcel import pack, unpack
+from aioproc._kernel.parcel import pack, parcel_of, unpack
 
 __all__ = ["Attendance"]
 
@@ -53,7 +53,7 @@ class Table:
             _agree(name, known[0], asked)
             return known[1]  # type: ignore[no-any-return]
         made = kind() if size is None else kind(size)  # type: ignore[call-arg]
-        parcel = pack(made)
+        parcel = parcel_of(pack(made))
         with names.alone():
             found = names.find(name)
             if found is None:

@@ -185,10 +185,10 @@ async def cost(
     """The system calls of an operation once it has been done before, and between what it needs done."""
     for _ in range(2):
         await done(before())
-        while not waiting.spent():  # else one of 64 operations would yield to the loop
+        while not waiting.spent():  # else one of many operations would yield to the loop
             pass
         with (
-            patch.object(bundle, "_TRUST_SECONDS", 0.0),
+            patch.object(bundle, "_SECONDS_EACH", 0.0),
             system_calls() as found,
         ):  # no call goes by the clock
             await done(operation())

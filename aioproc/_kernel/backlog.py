@@ -19,7 +19,7 @@ from aioproc._kernel.bell import Bell
 from aioproc._kernel.channel import Channel, Crowded, crowded, seal
 from aioproc._kernel.forks import Private
 from aioproc._kernel.handle import Handle
-from aioproc._kernel.parcel import Parcel
+from aioproc._kernel.parcel import Packed
 from aioproc._kernel.waiting import spawned, until, until_blocking
 
 Outcome = Callable[[bool], None]
@@ -38,7 +38,7 @@ class Backlog(Private):
     def __init__(self, writer: Channel, reader: Channel) -> None:
         self._channel = writer
         self._reader = reader
-        self.kept: deque[tuple[Parcel, Handle | None, Outcome | None]] = deque()
+        self.kept: deque[tuple[Packed, Handle | None, Outcome | None]] = deque()
         self._lock = threading.Lock()
         self._writing = False
         self._afterwards: deque[Callable[[], None]] = deque()
@@ -49,11 +49,12 @@ class Backlog(Private):
     def __len__(self) -> int:
         return len(self.kept)
 
-    def keep(self, parcel: Parcel, tail: Handle | None, outcome: Outcome | None, in_loop: bool) -> None:
-        """Keep a parcel and see to it that it is written; ``outcome`` is told whether it was sent."""
-        seal(parcel)  # its buffers may change from now on
+    def keep(self, packed: Packed, tail: Handle | None, outcome: Outcome | None, in_loop: bool) -> None:
+        """Keep what was packed and see to it that it is written; ``outcome`` is told whether it was sent."""
+        if not isinstance(packed, bytes):
+            seal(packed)  # its buffers may change from now on
         with self._lock:
-            self.kept.append((parcel, tail, outcome))
+            self.kept.append((packed, tail, outcome))
         self._mind_the_end()
         if not self._writing:
             self._writing = True

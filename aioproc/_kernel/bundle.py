@@ -20,7 +20,7 @@ from aioproc._kernel.rights import INT, RECEIVE_FLAGS, SEND_FLAGS, rights
 DIRECT_DESCRIPTORS: Final = 16  # more than these are bundled
 _PER_MESSAGE: Final = 253  # SCM_MAX_FD
 _CHECK_SECONDS: Final = 0.001
-_TRUST_SECONDS: Final = 0.00002  # in which nobody opens as many as the margin
+_SECONDS_EACH: Final = 1e-7  # nobody opens descriptors faster: a loop of os.dup() takes twice as long
 _MARGIN: Final = 64
 
 _limit = 0  # how many descriptors there may be, looked up once a millisecond
@@ -67,8 +67,9 @@ def need_free(descriptor: int) -> None:
         highest_free(1)  # says what is wrong
         raise
     os.close(free)
-    if free + _MARGIN < _limit:
-        free_until = now + _TRUST_SECONDS
+    room = _limit - free
+    if room > _MARGIN:
+        free_until = now + min(room * _SECONDS_EACH, _CHECK_SECONDS)
     else:
         highest_free(DIRECT_DESCRIPTORS + 2)
 

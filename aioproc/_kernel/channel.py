@@ -18,12 +18,11 @@ from time import monotonic
 from typing import Any, Final
 
 from aioproc._kernel import bundle, memory
-from aioproc._kernel.handle import Handle, SocketView
-from aioproc._kernel.parcel import Parcel, unpack
+from aioproc._kernel.handle import Handle
+from aioproc._kernel.parcel import PACKET_BYTES, Packed, Parcel, parcel_of, unpack
 from aioproc._kernel.rights import RECEIVE_FLAGS, SEND_FLAGS, rights
 from aioproc._kernel.waiting import in_thread
 
-PACKET_BYTES: Final = 64 * 1024  # what is longer travels in a file in memory
 SEND_BUFFER_BYTES: Final = 1 << 20
 
 _PICKLE: Final = 0x80  # a packet that begins so is a pickle and nothing else; else these flags:
@@ -55,17 +54,16 @@ class Crowded(OSError):
 class Channel:
     """One end of a packet channel; `send` and `receive` are attempts (see waiting.py)."""
 
-    __slots__ = ("__weakref__", "_kept", "_socket", "handle")
+    __slots__ = ("__weakref__", "_kept", "handle")
 
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
-        self._socket: SocketView | None = None
         self._kept: deque[Arrival] = deque()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Channel, (self.handle,)
 
-    def send(self, parcel: Parcel, tail: Handle | None = None) -> None:
+    def send(self, packed: Packed, tail: Handle | None = None) -> None:
         """Send one packet, with ``tail`` as the last of its descriptors.
 
         Raises:
@@ -74,23 +72,18 @@ class Channel:
             BrokenPipeError: Nobody can receive any more.
             OSError: No descriptor is free for what must go along; nothing was sent.
         """
-        packet = parcel.packet or seal(parcel)
-        along = parcel.rights if tail is None else (*parcel.rights, tail)
-        sock = self._socket if self._socket is not None and self.handle._fd >= 0 else self._borrow()
-        if not along:
-            sock.send(packet, SEND_FLAGS)
+        if tail is None and isinstance(packed, bytes):
+            (self.handle.view or self.handle.socket()).send(packed, SEND_FLAGS)
             return
+        parcel = parcel_of(packed)
+        pieces, tails = seal(parcel), () if tail is None else (tail,)
+        along = [handle.fileno() for handle in (*parcel.rights, *tails)]
         try:
-            sock.sendmsg([packet], rights(*[handle.fileno() for handle in along]), SEND_FLAGS)
+            self.handle.socket().sendmsg(pieces, rights(*along) if along else (), SEND_FLAGS)
         except OSError as error:
             if error.errno == errno.ETOOMANYREFS:
                 raise Crowded from None
             raise
-
-    def post(self, pickle: bytes) -> None:
-        """Send a pickle that brings nothing along; see `send` for errors."""
-        sock = self._socket if self._socket is not None and self.handle._fd >= 0 else self._borrow()
-        sock.send(pickle, SEND_FLAGS)
 
     def receive(self, opener: Opener | None = None) -> Any:
         """Receive one packet and open it; see `pull` for errors.
@@ -116,7 +109,7 @@ class Channel:
             return self._kept.popleft()
         if monotonic() >= bundle.free_until:
             bundle.need_free(self.handle.fileno())
-        sock = self._socket if self._socket is not None and self.handle._fd >= 0 else self._borrow()
+        sock = self.handle.view or self.handle.socket()
         buffer = _buffers.pop() if _buffers else bytearray(PACKET_BYTES + 64)
         try:
             nbytes, ancillary, flags, _ = sock.recvmsg_into((buffer,), _ROOM_FOR_RIGHTS, RECEIVE_FLAGS)
@@ -149,7 +142,7 @@ class Channel:
     def send_end(self) -> None:
         """Let nobody send any more, in any process; what was sent can still be received."""
         try:
-            self._borrow().shutdown(socket.SHUT_RDWR)
+            self.handle.socket().shutdown(socket.SHUT_RDWR)
         except OSError as error:
             if error.errno != errno.ENOTCONN:
                 raise
@@ -171,7 +164,7 @@ class Channel:
 
     def count(self) -> int:
         """How many packets the kernel has for us; one process at a time may count."""
-        sock = self._borrow()
+        sock = self.handle.socket()
         buffer = bytearray(PACKET_BYTES + 64)
         sock.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
         found = 0
@@ -191,20 +184,13 @@ class Channel:
     def __del__(self) -> None:
         self.close()
 
-    def _borrow(self) -> SocketView:
-        self.handle.fileno()  # says so when it is closed
-        if self._socket is None:
-            self._socket = SocketView(self.handle)
-            self._socket.settimeout(None)
-        return self._socket
-
 
 def crowded(handle: Handle) -> bool:
     """Whether this user has too many descriptors on their way; tried with one, in a channel of its own."""
     ends = channel()
     along = rights(handle.fileno())
     try:
-        SocketView(ends[0].handle).sendmsg([b"?"], along, SEND_FLAGS)
+        ends[0].handle.socket().sendmsg([b"?"], along, SEND_FLAGS)
     except OSError as error:
         return error.errno == errno.ETOOMANYREFS
     return False
@@ -218,18 +204,10 @@ def channel() -> tuple[Channel, Channel]:
     return Channel(Handle(left.detach())), Channel(Handle(right.detach()))
 
 
-def seal(parcel: Parcel) -> bytes:
+def seal(parcel: Parcel) -> Sequence[bytes]:
     """Make the packet; what is too long for one is copied into a file in memory here."""
     if parcel.packet is None:
-        pieces = parcel.pieces
-        if (
-            len(pieces) == 1
-            and len(pieces[0]) <= PACKET_BYTES
-            and not (parcel.buffers or parcel.handles or parcel.flags)
-        ):
-            parcel.packet = pieces[0]
-        else:
-            parcel.packet = _whole(parcel)
+        parcel.packet = _whole(parcel)
     return parcel.packet
 
 
@@ -246,23 +224,25 @@ def raw(data: Any) -> Parcel:
     return parcel
 
 
-def _whole(parcel: Parcel) -> bytes:
+def _whole(parcel: Parcel) -> Sequence[bytes]:
     flags = parcel.flags
     along: list[Handle] = list(parcel.handles)
     if parcel.buffers or sum(map(len, parcel.pieces)) > PACKET_BYTES:
         flags |= _MEMORY
         file, lengths = memory.stored(parcel.pieces, parcel.buffers)
         along.insert(0, file)
-        body = b"".join(map(_LENGTH.pack, lengths))
+        body: Sequence[bytes] = [
+            b"".join(map(_LENGTH.pack, lengths))
+        ]  # one: a packet has 1024 pieces at most
         parcel.pieces = parcel.buffers = ()
     else:
-        body = b"".join(parcel.pieces)
+        body = parcel.pieces
     count = len(along)
     if count > bundle.DIRECT_DESCRIPTORS:
         flags |= _BUNDLE
         along = [bundle.bundled(along)]
     parcel.rights = along
-    return body if not flags else _HEAD.pack(flags, count) + body
+    return body if not flags else [_HEAD.pack(flags, count), *body]
 
 
 def heavy(arrival: Arrival) -> bool:

@@ -52,7 +52,7 @@ class Handle:
     If a peer dies: Nothing; the kernel closes its copies, not ours.
     """
 
-    __slots__ = ("__weakref__", "_fd", "lines", "standing")
+    __slots__ = ("__weakref__", "_fd", "lines", "standing", "view")
 
     stays = True  # registered after a wait, for the next; see `Line`
 
@@ -60,6 +60,7 @@ class Handle:
         self._fd = fd
         self.lines: dict[object, Line] = {}  # tasks that wait for this descriptor, a line per loop and event
         self.standing: Line | None = None  # one that may be registered though nobody waits
+        self.view: SocketView | None = None  # once `socket` has made it, and until it is closed
         if not forks:
             self.keep_from_forks()
 
@@ -73,6 +74,14 @@ class Handle:
             raise ValueError("it is closed in this process")
         return self._fd
 
+    def socket(self) -> SocketView:
+        """Socket calls on it; ValueError once it is closed."""
+        if self.view is None:
+            view = SocketView(self)
+            view.settimeout(None)  # else each call asks whether there is one
+            self.view = view
+        return self.view
+
     @property
     def closed(self) -> bool:
         return self._fd < 0
@@ -82,6 +91,7 @@ class Handle:
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
+        self.view = None
         if not self._is_known() or self._wake(fd, lambda: self._close(fd)):
             self._close(fd)
 
@@ -113,6 +123,7 @@ class Handle:
         if self._is_known():
             self._wake(fd)
         self._fd = -1
+        self.view = None
         return fd
 
     def forget_waiting(self) -> None:

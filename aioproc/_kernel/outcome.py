@@ -7,7 +7,7 @@ import traceback
 from types import TracebackType
 from typing import Any, Final
 
-from aioproc._kernel.parcel import Parcel, pack, pickled
+from aioproc._kernel.parcel import Packed, pack, pickled
 from aioproc.errors import RemoteError, RemoteTraceback
 
 _VALUE: Final = 0
@@ -15,12 +15,12 @@ _FAILURE: Final = 1
 _FAILURE_AS_TEXT: Final = 2
 
 
-def returned(value: object) -> Parcel:
+def returned(value: object) -> Packed:
     """A value on its way home; PicklingError when it cannot travel."""
     return pack((_VALUE, value))
 
 
-def raised(error: BaseException) -> Parcel:
+def raised(error: BaseException) -> Packed:
     """An exception on its way home: itself where it can be pickled and unpickled, else its text."""
     text = described(error)
     try:

@@ -14,35 +14,38 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, MutableSequence, Sequence
 from multiprocessing.reduction import ForkingPickler
+from pickle import dumps
 from typing import Any, Final
 
 from aioproc._kernel.handle import Handle, arrive, courier, handing_out
 
+PACKET_BYTES: Final = 64 * 1024  # what is longer travels in a file in memory
 OUT_OF_BAND_BYTES: Final = 64 * 1024  # buffers of this size and more travel beside the pickle
 _NUMBERS: Final = frozenset({int, float, bool, type(None)})
 _STRINGS: Final = frozenset({str, bytes})
 _SHORT: Final = 1024  # of a string, in characters or bytes
+_LONG: Final = 4 * _SHORT  # bytes that are not copied
 _FEW: Final = 16
 _EXTRA: Final[dict[type, Any]] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
 _REGISTERED: Final = copyreg.dispatch_table
 
 
 class Parcel:
-    """A pickled object.
+    """A pickled object that needs more than one packet that is its pickle.
 
     Attributes:
         pieces: The pickle; bytes of 64 KiB and more inside it are pieces of their own, not copied.
         buffers: Large buffers of the object, in order, not copied.
         handles: Descriptors that travel with it, kept open until the parcel is gone.
         flags: What the channel says of it beforehand.
-        packet: What is sent, once the channel has sealed the parcel; None before.
+        packet: What is sent, piece by piece, once the channel has sealed the parcel; None before.
         rights: The descriptors that are sent with the packet.
     """
 
     buffers: Sequence[memoryview] = ()
     handles: Sequence[Handle] = ()
     flags = 0
-    packet: bytes | None = None
+    packet: Sequence[bytes] | None = None
     rights: Sequence[Handle] = ()
 
     def __init__(self, pieces: Sequence[Any]) -> None:
@@ -52,6 +55,9 @@ class Parcel:
     def nbytes(self) -> int:
         """How many bytes will be copied."""
         return sum(map(len, self.pieces)) + sum(view.nbytes for view in self.buffers)
+
+
+Packed = bytes | Parcel  # what fits into a packet, and brings nothing along, is its pickle
 
 
 def pickled(obj: object) -> bytes:
@@ -74,11 +80,12 @@ def pickled(obj: object) -> bytes:
     return file.getvalue()
 
 
-def pack(obj: object) -> Parcel:
+def pack(obj: object) -> Packed:
     """Pickle an object for a message; see `pickled` for errors."""
-    light = lightly(obj)
-    if light is not None:
-        return Parcel((light,))
+    if are_plain(obj if type(obj) is tuple else (obj,)):
+        return dumps(obj, 5)
+    if type(obj) is bytes and _LONG <= len(obj) < OUT_OF_BAND_BYTES:
+        return _as_they_are(obj)
     try:
         writer = _writers.pop()
     except IndexError:
@@ -86,14 +93,10 @@ def pack(obj: object) -> Parcel:
     return writer.write(obj)
 
 
-def lightly(obj: object) -> bytes | None:
-    """The pickle of a number, a short string or a few of those; None for what may need more than a pickle."""
-    kind = type(obj)
-    if kind is tuple:
-        return pickle.dumps(obj, 5) if are_plain(obj) else None  # type: ignore[arg-type]
-    if kind in _NUMBERS or (kind in _STRINGS and len(obj) < _SHORT):  # type: ignore[arg-type]
-        return pickle.dumps(obj, 5)
-    return None
+def _as_they_are(data: bytes) -> Parcel:
+    """The pickle of bytes around themselves: a copy of some KB, kept until there is room, costs more."""
+    head = pickle.PROTO + b"\x05" + pickle.BINBYTES + len(data).to_bytes(4, "little")
+    return Parcel((head, data, pickle.STOP))
 
 
 def are_plain(items: tuple[Any, ...]) -> bool:
@@ -103,6 +106,11 @@ def are_plain(items: tuple[Any, ...]) -> bool:
         if kind not in _NUMBERS and not (kind in _STRINGS and len(item) < _SHORT):
             return False
     return len(items) < _FEW
+
+
+def parcel_of(packed: Packed) -> Parcel:
+    """The same as a parcel."""
+    return Parcel((packed,)) if isinstance(packed, bytes) else packed
 
 
 def unpack(data: Any, buffers: Sequence[Any] = (), descriptors: MutableSequence[int] | None = None) -> Any:
@@ -126,12 +134,13 @@ class _Writer:
         self._dump, self._clear_memo = self._pickler.dump, self._pickler.clear_memo
         self._known = -1
 
-    def write(self, obj: object) -> Parcel:
-        """The object as a parcel."""
+    def write(self, obj: object) -> Packed:
+        """The object, pickled."""
         if self._known != len(_EXTRA) + len(_REGISTERED):
             _Tables.learn()
             self._known = _Tables.known
             self._pickler.dispatch_table = {**_Tables.message, Handle: self._goes_along}
+        packed: Packed
         try:
             self._dump(obj)
             if _Tables.main_is_out_of_reach:
@@ -140,16 +149,18 @@ class _Writer:
             return _parcel_by_value(obj, failure)  # and this writer is dropped: its pickle is half written
         self._clear_memo()
         pieces = self._pieces
-        if len(pieces) == 1:
-            parcel = Parcel((pieces.pop(),))
+        if len(pieces) > 1 or len(pieces[0]) > PACKET_BYTES or self._buffers or self._handles:
+            packed = self._parcel()
         else:
-            parcel = Parcel(tuple(pieces))
-            pieces.clear()
-        if self._buffers:
-            parcel.buffers, self._buffers = self._buffers, []
-        if self._handles:
-            parcel.handles, self._handles = self._handles, []
+            packed = pieces.pop()
         _writers.append(self)
+        return packed
+
+    def _parcel(self) -> Parcel:
+        parcel = Parcel(tuple(self._pieces))
+        self._pieces.clear()
+        parcel.buffers, self._buffers = self._buffers, []
+        parcel.handles, self._handles = self._handles, []
         return parcel
 
     def _goes_along(self, handle: Handle) -> tuple[Any, ...]:

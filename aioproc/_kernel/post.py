@@ -9,7 +9,8 @@ import socket
 from typing import Any, Final
 
 from aioproc._kernel import bundle, channel
-from aioproc._kernel.handle import Handle, SocketView
+from aioproc._kernel.handle import Handle
+from aioproc._kernel.parcel import PACKET_BYTES
 from aioproc._kernel.rights import RECEIVE_FLAGS, SEND_FLAGS
 from aioproc._kernel.wire import Letter, Mail, Message, buffers
 
@@ -24,12 +25,11 @@ class Post:
     is even when the kernel has dropped what came along, so this fails one task and costs the others nothing.
     """
 
-    __slots__ = ("_channel", "_socket", "handle")
+    __slots__ = ("_channel", "handle")
 
     def __init__(self, end: channel.Channel) -> None:
         self._channel = end
         self.handle: Handle = end.handle
-        self._socket: SocketView | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Post, (self._channel,)
@@ -43,8 +43,7 @@ class Post:
             OSError: No descriptor is free for what must go along, or too many are on their way.
         """
         if not isinstance(mail, Letter):
-            sock = self._socket if self._socket is not None and self.handle._fd >= 0 else self._view()
-            sock.send(mail, SEND_FLAGS)
+            (self.handle.view or self.handle.socket()).send(mail, SEND_FLAGS)
             return
         mail.seal()
         self._channel.send(mail.parcel)
@@ -56,8 +55,8 @@ class Post:
             BlockingIOError: Nothing is there.
             EOFError: Nothing is left and nobody can send any more.
         """
-        buffer = buffers.pop() if buffers else bytearray(channel.PACKET_BYTES + 64)
-        sock = self._socket if self._socket is not None and self.handle._fd >= 0 else self._view()
+        buffer = buffers.pop() if buffers else bytearray(PACKET_BYTES + 64)
+        sock = self.handle.view or self.handle.socket()
         try:
             nbytes, ancillary, flags, _ = sock.recvmsg_into((buffer,), _ROOM_FOR_RIGHTS, RECEIVE_FLAGS)
         except BaseException:
@@ -69,13 +68,6 @@ class Post:
         return Message(
             buffer, nbytes, bundle.received(ancillary) if ancillary else [], flags & _TRUNCATED != 0
         )
-
-    def _view(self) -> SocketView:
-        if self._socket is None or self.handle._fd < 0:
-            self.handle.fileno()  # says so when it is closed
-            self._socket = SocketView(self.handle)
-            self._socket.settimeout(None)
-        return self._socket
 
     def close(self) -> None:
         """Close this end in this process."""

@@ -14,7 +14,7 @@ from aioproc._kernel.handle import Handle
 from aioproc._kernel.intake import Intake
 from aioproc._kernel.ledger import Busy, Entry, Ledger, Tally, ended, hung_up, ready, reopened, value_of
 from aioproc._kernel.listening import Listening
-from aioproc._kernel.parcel import Parcel
+from aioproc._kernel.parcel import Packed
 from aioproc._kernel.waiting import Right
 from aioproc.errors import TasksLost
 
@@ -44,11 +44,12 @@ class Store(Intake):
         self._getters = getters
         self._putters = putters
         self.backlog = Backlog(writer, reader)
-        self._counted = ledger.marks is not None
+        # a put may wait: for a place, or a moment, until somebody has looked through the counts
+        self.may_wait = ledger.marks is not None
         self._open_tasks: deque[Handle] = deque()
         self._bell: Bell | None = None
         self._ending = False
-        self._plain = not self._counted  # nothing to count, neither closed nor ending
+        self._plain = not self.may_wait  # nothing to count, neither closed nor ending
         self.closed = False
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -70,30 +71,11 @@ class Store(Intake):
 
     # -- putting
 
-    def posted(self, pickle: bytes) -> bool:
-        """Put an item that is nothing but a pickle, if that takes no more than to send it; False if not.
-
-        Raises:
-            BrokenPipeError: The queue was shut down.
-        """
-        if not self._plain or self.backlog.kept:
-            return False
-        try:
-            self.writer.post(pickle)
-        except BlockingIOError:
-            return False
-        return True
-
-    @property
-    def may_wait(self) -> bool:
-        """Whether a put may wait: for a place, or a moment, until somebody has looked through the counts."""
-        return self._counted
-
     def patience(self, timeout: float | None) -> float | None:
         """How long a put waits: without a limit to the items it is never full, and that moment is short."""
         return timeout if self.ledger.size else None
 
-    def put(self, parcel: Parcel, in_loop: bool) -> None:
+    def put(self, packed: Packed, in_loop: bool) -> None:
         """Put an item.
 
         Raises:
@@ -103,28 +85,29 @@ class Store(Intake):
         """
         if self._plain and not self.backlog.kept:
             try:
-                self.writer.send(parcel)
+                self.writer.send(packed)
                 return
             except BlockingIOError:
                 pass
             except Crowded:
                 if not self.writer.unread:
                     raise
-            self.backlog.keep(parcel, None, None, in_loop)
+            self.backlog.keep(packed, None, None, in_loop)
             return
         if self._ending or self._is_shut():
             self.check()
             raise BrokenPipeError("shut down")
-        if self._counted:
-            self._put_entered(parcel, in_loop)
+        if self.may_wait:
+            self._put_entered(packed, in_loop)
         else:
-            self.backlog.keep(parcel, None, None, in_loop)
+            self.backlog.keep(packed, None, None, in_loop)
 
-    def _put_entered(self, parcel: Parcel, in_loop: bool) -> None:
-        packets.seal(parcel)
+    def _put_entered(self, packed: Packed, in_loop: bool) -> None:
+        if not isinstance(packed, bytes):
+            packets.seal(packed)
         if self.ledger.has_place():
             try:
-                self._put_counted(parcel, in_loop)
+                self._put_counted(packed, in_loop)
                 return
             except BlockingIOError:
                 pass
@@ -135,14 +118,14 @@ class Store(Intake):
         self.ledger.set_right(self.reader)
         if not self.ledger.has_place():  # to enter now would ring everybody who waits
             raise BlockingIOError
-        self._put_counted(parcel, in_loop)
+        self._put_counted(packed, in_loop)
 
     def _is_shut(self) -> bool:
         return ready(self.writer.handle)
 
-    def _sent(self, parcel: Parcel, tail: Handle | None) -> bool:
+    def _sent(self, packed: Packed, tail: Handle | None) -> bool:
         try:
-            self.writer.send(parcel, tail)
+            self.writer.send(packed, tail)
         except BlockingIOError:
             return False
         except Crowded:  # a receipt makes room, if it can be one from here
@@ -151,18 +134,18 @@ class Store(Intake):
             return False
         return True
 
-    def _put_counted(self, parcel: Parcel, in_loop: bool) -> None:
+    def _put_counted(self, packed: Packed, in_loop: bool) -> None:
         ledger, tally = self.ledger, self.ledger.tally
         with Entry(ledger) as entry:
             ledger.take_place()
             try:
                 task = None if tally is None else Handle(reopened(tally.work), forks=False)
-                if not self.backlog and self._sent(parcel, task):
+                if not self.backlog and self._sent(packed, task):
                     if tally is not None:
                         tally.note(tally.sent)
                 else:
                     outcome = partial(self._written, entry.goes_on())
-                    self.backlog.keep(parcel, task, outcome, in_loop)
+                    self.backlog.keep(packed, task, outcome, in_loop)
             except OSError:
                 ledger.give_place()
                 raise
@@ -194,7 +177,7 @@ class Store(Intake):
         """
         if self._returned:
             return None
-        if self._counted:
+        if self.may_wait:
             self.check()
             return self._take_counted()
         try:

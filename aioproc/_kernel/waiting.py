@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Event = Literal["read", "write"]
 
-BUDGET_OPERATIONS: Final = 64  # ready operations between two yields to the loop
+BUDGET_OPERATIONS: Final = 128  # ready operations between two yields to the loop
 
 _POLL: Final[dict[Event, int]] = {"read": select.POLLIN, "write": select.POLLOUT}
 _background: set[Any] = set()  # a loop keeps only weak references to its tasks

@@ -14,7 +14,7 @@ from types import FunctionType
 from typing import Any, Final
 
 from aioproc._kernel import bundle, channel, memory
-from aioproc._kernel.parcel import Parcel, are_plain, pack
+from aioproc._kernel.parcel import Packed, Parcel, are_plain, pack, parcel_of
 
 ADDRESS: Final = struct.Struct("<QdB")  # task, seconds or bytes or count, kind
 SMALL_BYTES: Final = 32 * 1024  # larger tasks are not sent ahead
@@ -70,9 +70,7 @@ class Letter:
     def seal(self) -> None:
         """Make the packet; this copies what is large."""
         if not self._sealed:
-            channel.seal(self.parcel)
-            assert self.parcel.packet is not None
-            self.parcel.packet += self._address
+            self.parcel.packet = [*channel.seal(self.parcel), self._address]
             self._sealed = True
 
 
@@ -148,13 +146,12 @@ class Message:
             raise OSError(errno.EMFILE, "no free file descriptor for what came with it")
 
 
-def addressed(parcel: Parcel, kind: int, task: int, number: float = 0.0) -> Mail:
-    """A parcel with its address."""
+def addressed(packed: Packed, kind: int, task: int, number: float = 0.0) -> Mail:
+    """What was packed, with its address."""
     address = ADDRESS.pack(task, number, kind)
-    pieces = parcel.pieces
-    if len(pieces) == 1 and len(pieces[0]) < SMALL_BYTES and not (parcel.buffers or parcel.handles):
-        return pieces[0] + address  # type: ignore[no-any-return]
-    return Letter(parcel, address)
+    if isinstance(packed, bytes) and len(packed) < SMALL_BYTES:
+        return packed + address
+    return Letter(parcel_of(packed), address)
 
 
 def signal_of(kind: int, task: int = 0, number: float = 0.0) -> bytes:
@@ -180,7 +177,7 @@ def _named(func: FunctionType) -> bytes:
         name = dumps(func, 5)
     except Exception:  # a lambda or a closure
         return b""
-    if pack(func).pieces != (name,):  # by value, because no worker can import it
+    if pack(func) != name:  # by value, because no worker can import it
         return b""
     if len(_names) >= _NAMES_KEPT:
         _names.clear()

@@ -11,7 +11,7 @@ from aioproc._kernel.channel import Channel, channel, length, opened_bytes, raw,
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.intake import Intake
 from aioproc._kernel.ledger import ready
-from aioproc._kernel.parcel import Parcel, pack
+from aioproc._kernel.parcel import Packed, pack
 from aioproc._kernel.waiting import until, until_blocking
 
 __all__ = ["Connection", "Pipe", "SyncConnection", "wait"]
@@ -74,8 +74,8 @@ class _End:
             raise OSError(f"connection is {what}-only")
         return self._channel.handle
 
-    def _sending(self, parcel: Parcel) -> tuple[Callable[[], None], Handle]:
-        return (lambda: self._channel.send(parcel)), self._check(self._writable, "read")
+    def _sending(self, packed: Packed) -> tuple[Callable[[], None], Handle]:
+        return (lambda: self._channel.send(packed)), self._check(self._writable, "read")
 
     def _receiving(self) -> Handle:
         return self._check(self._readable, "write")
@@ -161,9 +161,10 @@ class Connection(_End):
         except TimeoutError:
             return False
 
-    async def _send(self, parcel: Parcel) -> None:
-        attempt, handle = self._sending(parcel)
-        await sealed_in_loop(parcel)
+    async def _send(self, packed: Packed) -> None:
+        attempt, handle = self._sending(packed)
+        if not isinstance(packed, bytes):
+            await sealed_in_loop(packed)
         await until(attempt, handle, "write")
 
     def __aiter__(self) -> AsyncIterator[Any]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from aioproc._kernel.channel import opened, sealed_in_loop
-from aioproc._kernel.parcel import Parcel, lightly, pack
+from aioproc._kernel.parcel import pack
 from aioproc._kernel.store import Store
 from aioproc._kernel.waiting import checkpoint, spent, until, until_blocking, until_later
 from aioproc.errors import queue_error
@@ -56,13 +56,13 @@ class _Face:
         If a peer dies: Nothing.
         Cost: One system call; seven when bounded. A payload of several MB is copied here and now.
         """
-        parcel = pack(item)
+        packed = pack(item)
         store = self._store
         try:
             if store.may_wait and not store.ledger.size:
-                until_blocking(lambda: store.put(parcel, not self._lean), store.room)
+                until_blocking(lambda: store.put(packed, not self._lean), store.room)
             else:
-                store.put(parcel, not self._lean)
+                store.put(packed, not self._lean)
         except BlockingIOError:
             raise queue_error("Full", self._lean)("no place in time") from None
         except BrokenPipeError:
@@ -156,19 +156,13 @@ class Queue(_Face, Generic[T]):
         Cost: One system call; seven when bounded. More than 4 MB are copied in a thread.
         """
         store = self._store
-        light = None if store.may_wait else lightly(item)
+        packed = pack(item)
         try:
-            if light is not None:
-                if spent():
-                    await checkpoint()
-                if store.posted(light):
-                    return
-            parcel = pack(item) if light is None else Parcel((light,))
-            if parcel.buffers or len(parcel.pieces) > 1:
-                await sealed_in_loop(parcel)
+            if not isinstance(packed, bytes):
+                await sealed_in_loop(packed)
             if store.may_wait and (block or not store.ledger.size):
                 await until(
-                    lambda: store.put(parcel, True),
+                    lambda: store.put(packed, True),
                     store.room,
                     "read",
                     store.patience(timeout),
@@ -177,7 +171,7 @@ class Queue(_Face, Generic[T]):
                 return
             if spent():
                 await checkpoint()
-            store.put(parcel, True)
+            store.put(packed, True)
         except (BlockingIOError, TimeoutError):
             raise queue_error("Full", self._lean)("no place in time") from None
         except BrokenPipeError:
@@ -281,19 +275,19 @@ class SyncQueue(_Face, Generic[T]):
 
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
         """See `Queue.put`."""
-        parcel = pack(item)
+        packed = pack(item)
         store = self._store
         try:
             if store.may_wait and (block or not store.ledger.size):
                 until_blocking(
-                    lambda: store.put(parcel, False),
+                    lambda: store.put(packed, False),
                     store.room,
                     "read",
                     store.patience(timeout),
                     store.right_to_put,
                 )
             else:
-                store.put(parcel, False)
+                store.put(packed, False)
         except (BlockingIOError, TimeoutError):
             raise queue_error("Full", self._lean)("no place in time") from None
         except BrokenPipeError:

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from aioproc._kernel.channel import Channel, channel
+from aioproc._kernel.channel import Channel, channel, seal
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.parcel import pack
 
@@ -26,6 +26,23 @@ def test_objects_arrive_equal_and_in_order() -> None:
         right.receive()
     with pytest.raises(BrokenPipeError):
         right.send(pack(1))
+
+
+@pytest.mark.parametrize("length", [4095, 4096, 65_535, 65_536])
+def test_bytes_of_any_length_arrive_equal(length: int) -> None:
+    """Around the lengths from which bytes are not copied, and from which they travel in a file."""
+    left, right = channel()
+    data = os.urandom(length)
+    left.send(pack(data))
+    assert right.receive() == data
+
+
+def test_bytes_that_wait_for_room_are_not_copied() -> None:
+    """Bytes of some KB lie in the packet as the object that they are: to keep them takes no memory."""
+    data = bytes(10_000)
+    packed = pack(data)
+    assert not isinstance(packed, bytes)
+    assert any(piece is data for piece in seal(packed))
 
 
 def test_large_arrays_arrive_writable() -> None:
