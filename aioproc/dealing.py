@@ -49,12 +49,14 @@ class Dealer:
 
     def enqueue(self, task: Task) -> None:
         """Take a task, and hand it out if a worker is idle."""
-        self._queue_of(task).append(task)
         task.waits = True
         self.waiting += 1
         if task.shared:
+            self._shared_backlog.append(task)
             self.feed(self._stations)
-        elif self._idle:
+            return
+        self._backlog.append(task)
+        if self._idle:
             self._feed_one(next(reversed(self._idle)))  # the one whose memory is warm
 
     def strike_out(self, task: Task) -> None:
@@ -175,23 +177,21 @@ class Dealer:
             if not station.send(task):
                 return False
         except OSError as failure:
-            self._leave_queue(task, queue)
-            task.result._raise(failure)
+            task.failure = failure
+        queue.popleft()
+        task.waits = False
+        self.waiting -= 1
+        if task.failure is not None:
+            task.result._raise(task.failure)
             return True
-        self._leave_queue(task, queue)
         self._idle.pop(station, None)
         if len(station.sent) <= self._tasks_at_once:
             self.mark_running(station)
         return True
 
-    def _leave_queue(self, task: Task, queue: deque[Task]) -> None:
-        queue.popleft()
-        task.waits = False
-        self.waiting -= 1
-
     def mark_running(self, station: Station) -> None:
         """Tell the results of what a worker runs now that they have started."""
-        running = self.room_to_run(station)
+        running = 1 if self._tasks_at_once == 1 else self.room_to_run(station)
         for task in station.sent.values():
             result = task.result
             if not result.started:
@@ -235,7 +235,7 @@ class Dealer:
 
 def _may_wait_in(station: Station, task: Task) -> bool:
     """Whether a task may be sent ahead to a worker that has something else in hand."""
-    return task.is_small and task.item is None and next(iter(station.sent.values())).item is None
+    return type(task.mail) is bytes and task.item is None and next(iter(station.sent.values())).item is None
 
 
 def _drop_settled(queue: deque[Task]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from aioproc._kernel.background import Loop, Stop, Ticket, running_loop
 from aioproc.errors import queue_error
-from aioproc.orders import Order, PoolStats, WorkerStats
+from aioproc.orders import Item, Order, PoolStats, Settings, WorkerStats
 from aioproc.results import AsyncResult
 
 __all__ = ["Books", "Engine"]
@@ -31,11 +31,22 @@ class Engine(Protocol):
     def restarts(self) -> int:
         """How many workers were replaced."""
 
-    def check(self, order: Order) -> None:
-        """NotImplementedError when it cannot do this."""
+    def order(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        settings: Settings,
+        item: Item | None,
+    ) -> Any:
+        """An order for a call, whose ``item`` takes what a stream yields.
 
-    def submit(self, order: Order, result: AsyncResult[Any]) -> None:
-        """Take on a call; what goes wrong comes out of its result."""
+        Raises:
+            NotImplementedError: It cannot do this.
+        """
+
+    def submit(self, order: Any) -> None:
+        """Take on a call that has its result; what goes wrong comes out of that."""
 
     def stop(self, result: AsyncResult[Any], error: BaseException) -> bool:
         """Settle a result with this error and stop its call; NotImplementedError when it cannot."""
@@ -124,16 +135,18 @@ class Books:
         settled: Callable[[AsyncResult[Any]], object] | None = None,
     ) -> AsyncResult[Any]:
         """Hand a call to the engine."""
-        loop, engine = self.loop, self._engine or self.engine
-        engine.check(order)
+        loop, engine = self.loop, self.engine
         if self._over:
             raise ValueError(f"the pool is {self.state}")
-        result: AsyncResult[Any] = AsyncResult(loop, name, self, callback, error_callback, settled)
+        result: AsyncResult[Any]
+        order.result = result = AsyncResult(loop, name, self, callback, error_callback, settled)
+        result._task = order
         self._open.add(result)
-        if order.timeout is not None:
-            error = TimeoutError(f"{name} did not end within {order.timeout} s and was stopped")
-            self._timers[result] = loop.later(order.timeout, lambda: engine.stop(result, error))
-        engine.submit(order, result)
+        seconds = order.settings.timeout
+        if seconds is not None:
+            error = TimeoutError(f"{name} did not end within {seconds} s and was stopped")
+            self._timers[result] = loop.later(seconds, lambda: engine.stop(result, error))
+        engine.submit(order)
         return result
 
     def stop(self, result: AsyncResult[Any]) -> bool:

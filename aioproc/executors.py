@@ -20,7 +20,7 @@ from aioproc._kernel.stuck import Watch
 from aioproc._kernel.there import Answer, call_there, stay_a_moment
 from aioproc._kernel.waiting import running_backend
 from aioproc.errors import RemoteError, RemoteTraceback, WorkerDied
-from aioproc.orders import Order, WorkerStats
+from aioproc.orders import Item, Settings, WorkerStats
 from aioproc.results import AsyncResult
 
 __all__ = ["Executors"]
@@ -29,13 +29,18 @@ START_SECONDS: Final = 0.1  # how long a worker is kept busy while its siblings 
 DEAD_WORKER: Final = {"KilledWorker"}  # distributed's; it is no BrokenExecutor
 
 
-class _Task:
-    __slots__ = ("future", "order", "result", "retries")
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
-    def __init__(self, order: Order, result: AsyncResult[Any]) -> None:
-        self.order = order
-        self.result = result
-        self.retries = order.retries
+
+class _Task:
+    __slots__ = ("call", "future", "result", "retries", "settings")
+
+    result: AsyncResult[Any]
+
+    def __init__(self, call: Call, settings: Settings) -> None:
+        self.call = call
+        self.settings = settings
+        self.retries = settings.retries
         self.future: Future[Any] | None = None
 
 
@@ -68,25 +73,32 @@ class Executors:
 
     # What the pool asks for
 
-    def check(self, order: Order) -> None:
-        """Refuse what an executor cannot do."""
-        if order.item is not None:
+    def order(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        settings: Settings,
+        item: Item | None,
+    ) -> _Task:
+        """An order for a call; NotImplementedError for what an executor cannot do."""
+        if item is not None:
             self._refuse("stream what a generator yields")
-        if order.timeout is not None or order.grace:
+        if settings.timeout is not None or settings.grace:
             self._refuse("stop a call that runs, as options(timeout=, grace=) would have to")
-        if order.retries and self._factory is None:
+        if settings.retries and self._factory is None:
             self._refuse("go on after a worker's death; give the pool a function that makes the executor")
+        return _Task((func, args, kwargs), settings)
 
     def _refuse(self, what: str) -> None:
         raise NotImplementedError(f"{self.name} cannot {what}")
 
-    def submit(self, order: Order, result: AsyncResult[Any]) -> None:
-        """Take on a call."""
+    def submit(self, order: _Task) -> None:
+        """Take on a call that has its result."""
         if self._failure is not None:
-            result._raise(self._failure)
+            order.result._raise(self._failure)
             return
-        task = result._task = _Task(order, result)
-        self._waiting.append(task)
+        self._waiting.append(order)
         self._feed()
 
     def stop(self, result: AsyncResult[Any], error: BaseException) -> bool:
@@ -222,11 +234,11 @@ class Executors:
                 self._hand_over(task)
 
     def _hand_over(self, task: _Task) -> None:
-        executor, order = self._executor, task.order
+        executor = self._executor
         assert executor is not None
         self._running.add(task)
         try:
-            future = executor.submit(call_there, order.func, order.args, order.kwargs, self._backend)
+            future = executor.submit(call_there, *task.call, self._backend)
         except BaseException as failure:
             self._failed(task, executor, failure)
             return

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-__all__ = ["Order", "PoolStats", "WorkerStats"]
+if TYPE_CHECKING:
+    from aioproc.results import AsyncResult
+
+__all__ = ["Order", "PoolStats", "Settings", "WorkerStats"]
 
 
 Item = Callable[[Any, BaseException | None], None]  # a value, or why it could not be opened
@@ -22,17 +25,11 @@ class Settings:
     name: str | None = None
 
 
-@dataclass(slots=True)
-class Order:
-    """A call as an engine gets it; ``item`` takes what a stream yields."""
+class Order(Protocol):
+    """A call as its engine keeps it."""
 
-    func: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    retries: int = 0
-    grace: float = 0.0
-    timeout: float | None = None
-    item: Item | None = None
+    settings: Settings
+    result: AsyncResult[Any]
 
 
 @dataclass(frozen=True, slots=True)

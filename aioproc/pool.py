@@ -226,8 +226,7 @@ class AsyncPool:
     ) -> Order:
         if not callable(func):
             raise TypeError(f"func must be callable, not {func!r}")
-        chosen = self._settings
-        return Order(func, args, kwargs, chosen.retries, chosen.grace, chosen.timeout, item)
+        return self._books.engine.order(func, args, kwargs, self._settings, item)  # type: ignore[no-any-return]
 
     def _name_of(self, func: Any) -> str:
         return self._settings.name or getattr(func, "__qualname__", None) or repr(func)
@@ -354,7 +353,7 @@ class AsyncPool:
         If a peer dies: WorkerDied, after the items that came before.
         """
         self._books.check_open()
-        self._books.engine.check(self._order(func, args, kwargs, item=_nobody))
+        self._order(func, args, kwargs, item=_nobody)  # an error now, if it cannot
         return Stream(self._books, lambda item: self._order(func, args, kwargs, item), self._name_of(func))
 
     def _results(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 
@@ -190,7 +190,7 @@ class AsyncResult(Generic[T]):
     def _opened(self) -> T:
         if self._error is not None:
             raise self._error
-        return cast("T", self._value)
+        return self._value  # type: ignore[no-any-return]
 
     def _return(self, value: Any) -> None:
         """Settle it with a value; nothing happens when it is settled already."""

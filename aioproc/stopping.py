@@ -22,13 +22,16 @@ class Stopper:
     Args:
         dealer: What was sent ahead goes back to it.
         kill: Kills a worker.
+
+    Attributes:
+        timers: What will be done about whom.
     """
 
     def __init__(self, loop: Loop, dealer: Dealer, kill: Callable[[Station], None]) -> None:
         self._loop = loop
         self._dealer = dealer
         self._kill = kill
-        self._timers: dict[Task | Station, Stop] = {}
+        self.timers: dict[Task | Station, Stop] = {}
 
     def stop(self, task: Task, station: Station) -> None:
         """Stop a task that was sent to a worker.
@@ -46,24 +49,24 @@ class Stopper:
 
     def _cancel_there(self, task: Task, station: Station) -> None:
         station.tell(Kind.CANCEL, task.number)
-        grace = max(task.grace, STREAM_STOP_SECONDS)
+        grace = max(task.settings.grace, STREAM_STOP_SECONDS)
         self.after(task, grace, lambda: self._kill_if_only(task, station))
 
     def _interrupt_or_kill(self, task: Task, station: Station) -> None:
-        if task.grace > 0:
+        if task.settings.grace > 0:
             station.interrupt(task.number)
-            self.after(task, task.grace, lambda: self._kill_if_only(task, station))
+            self.after(task, task.settings.grace, lambda: self._kill_if_only(task, station))
         else:
             self._kill(station)
 
     def after(self, about: Task | Station, seconds: float, call: Callable[[], None]) -> None:
         """Call later, unless the task or the worker has ended before."""
         self.forget(about)
-        self._timers[about] = self._loop.later(seconds, call)
+        self.timers[about] = self._loop.later(seconds, call)
 
     def forget(self, about: Task | Station) -> None:
         """It has ended: call no more."""
-        if stop := self._timers.pop(about, None):
+        if stop := self.timers.pop(about, None):
             stop()
 
     def _kill_if_only(self, task: Task, station: Station) -> None:

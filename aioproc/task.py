@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import Any, Final
 
 from aioproc._kernel.outcome import opened
 from aioproc._kernel.station import Station
-from aioproc._kernel.wire import Kind, Message, called, is_asynchronous
-from aioproc.orders import Item, Order
+from aioproc._kernel.wire import Kind, Mail, Message, called, is_asynchronous
+from aioproc.orders import Item, Settings
 from aioproc.results import AsyncResult
 
 __all__ = ["Outcome", "Task", "hand_over", "outcome_of", "settle"]
 
 Outcome = tuple[Any, BaseException | None]
+
+CALL: Final = Kind.CALL
+STREAM: Final = Kind.STREAM
 
 
 class Task:
@@ -22,40 +26,55 @@ class Task:
     Attributes:
         number: What workers call it by.
         mail: What is sent to a worker.
+        failure: Why it cannot be sent.
+        retries: How often it may still be run again.
+        item: Takes what a stream yields.
         station: The worker that it was sent to, until it is heard of again.
         waits: It is in a backlog.
         in_loop: It needs an event loop.
         shared: It may run beside others in one worker.
-        is_small: It may be sent ahead.
     """
 
     __slots__ = (
-        "grace",
+        "failure",
         "in_loop",
-        "is_small",
         "item",
         "mail",
         "number",
         "result",
         "retries",
+        "settings",
         "shared",
         "station",
         "waits",
     )
 
-    def __init__(self, number: int, order: Order, result: AsyncResult[Any], shares: bool) -> None:
+    result: AsyncResult[Any]
+    mail: Mail
+
+    def __init__(
+        self,
+        number: int,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        settings: Settings,
+        item: Item | None,
+        shares: bool,
+    ) -> None:
         self.number = number
-        self.result = result
-        self.retries = order.retries
-        self.grace = order.grace
-        self.item = order.item
+        self.settings = settings
+        self.retries = settings.retries
+        self.item = item
         self.station: Station | None = None
         self.waits = False
-        self.in_loop = is_asynchronous(order.func)
-        self.shared = shares and self.in_loop
-        kind = Kind.CALL if order.item is None else Kind.STREAM
-        self.mail = called(kind + self.in_loop, number, order.func, order.args, order.kwargs)
-        self.is_small = type(self.mail) is bytes
+        self.in_loop = in_loop = is_asynchronous(func)
+        self.shared = shares and in_loop
+        self.failure: Exception | None = None
+        try:
+            self.mail = called((CALL if item is None else STREAM) + in_loop, number, func, args, kwargs)
+        except Exception as failure:
+            self.failure = failure
 
 
 def outcome_of(message: Message) -> Outcome:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from aioproc._kernel.background import Loop, Ticket
 from aioproc._kernel.channel import Channel
@@ -21,13 +21,15 @@ from aioproc._kernel.worker import Worker
 from aioproc.copying import Copies
 from aioproc.dealing import Dealer
 from aioproc.errors import WorkerDied
-from aioproc.orders import Order, WorkerStats
+from aioproc.orders import Item, Settings, WorkerStats
 from aioproc.results import AsyncResult
 from aioproc.staff import Staff, again, how, stats_of
 from aioproc.stopping import Stopper
 from aioproc.task import Task, hand_over, outcome_of, settle
 
 __all__ = ["Workers"]
+
+OUTCOMES: Final = frozenset({Kind.DONE, Kind.FAILED, Kind.STOPPED})
 
 
 class Workers:
@@ -76,26 +78,31 @@ class Workers:
         """How many workers were replaced."""
         return self._staff.restarts
 
-    def check(self, order: Order) -> None:
-        """Every order can be met."""
-
-    def submit(self, order: Order, result: AsyncResult[Any]) -> None:
-        """Take on a call; what goes wrong comes out of its result."""
-        if self._staff.broken is not None:
-            result._raise(again(self._staff.broken))
-            return
+    def order(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        settings: Settings,
+        item: Item | None,
+    ) -> Task:
+        """An order for a call, whose ``item`` takes what a stream yields."""
         self._numbers += 1
-        try:
-            task = result._task = Task(self._numbers, order, result, self._shares)
-        except Exception as failure:
-            result._raise(failure)
+        return Task(self._numbers, func, args, kwargs, settings, item, self._shares)
+
+    def submit(self, order: Task) -> None:
+        """Take on a call that has its result; what goes wrong comes out of that."""
+        broken = self._staff.broken
+        failure = order.failure if broken is None else again(broken)
+        if failure is not None:
+            order.result._raise(failure)
             return
         if len(self._stations) < self._processes:
             self._staff.fill()
-        if isinstance(task.mail, Letter) and task.mail.is_large:
-            self._copies.pack(task, task.mail)
+        if isinstance(order.mail, Letter) and order.mail.is_large:
+            self._copies.pack(order, order.mail)
         else:
-            self._dealer.enqueue(task)
+            self._dealer.enqueue(order)
 
     def _packed(self, task: Task) -> None:
         if self._staff.broken is not None:
@@ -128,7 +135,7 @@ class Workers:
     def terminate(self, open_results: Iterable[AsyncResult[Any]]) -> None:
         """Cancel what is open and end the workers; plain tasks that have a grace period may use it."""
         self._staff.closed = self._dealer.ending = True
-        graces = {s: max((t.grace for t in s.sent.values()), default=0.0) for s in self._stations}
+        graces = {s: max((t.settings.grace for t in s.sent.values()), default=0.0) for s in self._stations}
         for result in list(open_results):
             self.stop(result, CancelledError())
         for station, grace in graces.items():
@@ -217,7 +224,7 @@ class Workers:
 
     def _take_in(self, station: Station, message: Message) -> None:
         kind = message.kind
-        if kind == Kind.DONE or kind == Kind.FAILED or kind == Kind.STOPPED:
+        if kind in OUTCOMES:
             self._take_outcome(station, message)
         elif kind == Kind.ITEM:
             task = station.sent.get(message.task)
@@ -237,7 +244,8 @@ class Workers:
             message.drop()
             return
         task.station = None
-        self._stopper.forget(task)
+        if self._stopper.timers:
+            self._stopper.forget(task)
         if isinstance(task.mail, Letter) and task.mail.is_large:
             self._copies.let_go(task.mail)
         if not task.shared:

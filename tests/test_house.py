@@ -266,6 +266,7 @@ FOR_NEIGHBOURS = (
         "Order",
         "Outcome",
         "Results",
+        "Settings",
         "Staff",
         "Stopper",
         "Stream",

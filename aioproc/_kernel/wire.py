@@ -52,6 +52,10 @@ class Kind:
     MOST = 45
 
 
+_LEAST: Final = Kind.CALL
+_MOST: Final = Kind.MOST
+
+
 class Letter:
     """An addressed parcel, for which one packet is too small or descriptors must go along.
 
@@ -98,7 +102,7 @@ class Message:
         self._descriptors = descriptors
         self._lost = lost
         inside = nbytes - ADDRESS.size
-        if inside >= 0 and Kind.CALL <= buffer[nbytes - 1] <= Kind.MOST:
+        if inside >= 0 and _LEAST <= buffer[nbytes - 1] <= _MOST:
             self.task, self.number, self.kind = ADDRESS.unpack_from(buffer, inside)
             self._nbytes = inside
         else:
@@ -113,7 +117,7 @@ class Message:
         try:
             return loads(self._buffer)
         finally:
-            self.drop()
+            buffers.append(self._buffer)
 
     def open_call(self) -> tuple[Any, Any, Any]:
         """The function, the arguments and the keyword arguments of a task."""
