@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aioproc._kernel.counter import Flag
-from aioproc._kernel.waiting import until, until_blocking
+from aioproc._kernel.waiting import checkpoint, spent, until_blocking, until_later
 
 __all__ = ["Event", "SyncEvent"]
 
@@ -64,8 +64,12 @@ class Event:
         If a peer dies: Nothing changes.
         Cost: One system call when it is set.
         """
+        if spent():
+            await checkpoint()
+        if self._flag.raised:
+            return True
         try:
-            await until(self._flag.look, self._flag.handle, timeout=_not_negative(timeout))
+            await until_later(self._flag.look, self._flag.handle, timeout=_not_negative(timeout))
         except TimeoutError:
             return False
         return True

@@ -7,12 +7,21 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from aioproc._kernel.bell import Bell
-from aioproc._kernel.channel import Channel, channel, length, opened_bytes, raw, sealed_in_loop
+from aioproc._kernel.channel import (
+    Arrival,
+    Channel,
+    channel,
+    length,
+    opened,
+    opened_bytes,
+    raw,
+    sealed_in_loop,
+)
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.intake import Intake
 from aioproc._kernel.ledger import ready
 from aioproc._kernel.parcel import Packed, pack
-from aioproc._kernel.waiting import until, until_blocking
+from aioproc._kernel.waiting import checkpoint, spent, until, until_blocking, until_later
 
 __all__ = ["Connection", "Pipe", "SyncConnection", "wait"]
 
@@ -134,8 +143,21 @@ class Connection(_End):
         If a peer dies: Whole objects stay; a half-sent one is never seen.
         Cost: One system call when one is there, else one wake-up more.
         """
-        arrival = await until(self._intake.take, self._receiving())
-        return await self._intake.open_in_loop(arrival)
+        arrival = await self._taken()
+        if arrival is None or arrival[2]:
+            return await self._intake.open_in_loop(arrival)
+        return opened(arrival)
+
+    async def _taken(self) -> Arrival | None:
+        handle = self._receiving()
+        if spent():
+            await checkpoint()
+        if not handle.lines:  # nobody waits before us
+            try:
+                return self._intake.take()
+            except BlockingIOError:
+                pass
+        return await until_later(self._intake.take, handle)
 
     async def send_bytes(self, buffer: Any, offset: int = 0, size: int | None = None) -> None:
         """Send bytes as one message; see `send`."""
@@ -147,7 +169,7 @@ class Connection(_End):
         Raises:
             OSError: It is longer than ``maxlength``; it is still there.
         """
-        arrival = await until(self._intake.take, self._receiving())
+        arrival = await self._taken()
         self._check_length(arrival, maxlength)
         return await self._intake.open_in_loop(arrival, opened_bytes)  # type: ignore[no-any-return]
 
@@ -162,10 +184,17 @@ class Connection(_End):
             return False
 
     async def _send(self, packed: Packed) -> None:
-        attempt, handle = self._sending(packed)
+        handle = self._check(self._writable, "read")
         if not isinstance(packed, bytes):
             await sealed_in_loop(packed)
-        await until(attempt, handle, "write")
+        if spent():
+            await checkpoint()
+        if not handle.lines:  # nobody waits before us
+            try:
+                return self._channel.send(packed)
+            except BlockingIOError:
+                pass
+        await until_later(lambda: self._channel.send(packed), handle, "write")
 
     def __aiter__(self) -> AsyncIterator[Any]:
         """The objects until the other end is gone."""
