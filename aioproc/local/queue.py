@@ -199,12 +199,14 @@ class Queue(_Face, Generic[T]):
             await checkpoint()
         store = self._store
         handle = store.reader.handle
+        must_wait = bool(handle.lines)  # others do, before us
         try:
-            try:
-                if handle.lines:  # others wait before us
-                    raise BlockingIOError
-                arrival = store.take()
-            except BlockingIOError:
+            if not must_wait:
+                try:
+                    arrival = store.take()
+                except BlockingIOError:
+                    must_wait = True
+            if must_wait:
                 arrival = await until_later(
                     store.take, handle, "read", timeout if block else 0, store.right_to_get
                 )
