@@ -236,7 +236,7 @@ def _whole(parcel: Parcel) -> Sequence[bytes]:
         ]  # one: a packet has 1024 pieces at most
         parcel.pieces = parcel.buffers = ()
     else:
-        body = parcel.pieces
+        body = [bytes(piece) for piece in parcel.pieces]  # itself, unless it could still change
     count = len(along)
     if count > bundle.DIRECT_DESCRIPTORS:
         flags |= _BUNDLE

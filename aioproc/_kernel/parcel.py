@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from aioproc._kernel.handle import Handle, arrive, courier, handing_out
 
-PACKET_BYTES: Final = 64 * 1024  # what is longer travels in a file in memory
+PACKET_BYTES: Final = 128 * 1024  # what is longer travels in a file in memory
 OUT_OF_BAND_BYTES: Final = 64 * 1024  # buffers of this size and more travel beside the pickle
 _NUMBERS: Final = frozenset({int, float, bool, type(None)})
 _STRINGS: Final = frozenset({str, bytes})
@@ -84,7 +84,7 @@ def pack(obj: object) -> Packed:
     """Pickle an object for a message; see `pickled` for errors."""
     if are_plain(obj if type(obj) is tuple else (obj,)):
         return dumps(obj, 5)
-    if type(obj) is bytes and _LONG <= len(obj) < OUT_OF_BAND_BYTES:
+    if type(obj) is bytes and _LONG <= len(obj) < PACKET_BYTES - _LONG:
         return _as_they_are(obj)
     try:
         writer = _writers.pop()

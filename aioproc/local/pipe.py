@@ -191,7 +191,8 @@ class Connection(_End):
             await checkpoint()
         if not handle.lines:  # nobody waits before us
             try:
-                return self._channel.send(packed)
+                self._channel.send(packed)
+                return
             except BlockingIOError:
                 pass
         await until_later(lambda: self._channel.send(packed), handle, "write")

@@ -28,7 +28,7 @@ def test_objects_arrive_equal_and_in_order() -> None:
         right.send(pack(1))
 
 
-@pytest.mark.parametrize("length", [4095, 4096, 65_535, 65_536])
+@pytest.mark.parametrize("length", [4095, 4096, 65_536, 126_975, 126_976, 131_072, 131_073])
 def test_bytes_of_any_length_arrive_equal(length: int) -> None:
     """Around the lengths from which bytes are not copied, and from which they travel in a file."""
     left, right = channel()
@@ -43,6 +43,19 @@ def test_bytes_that_wait_for_room_are_not_copied() -> None:
     packed = pack(data)
     assert not isinstance(packed, bytes)
     assert any(piece is data for piece in seal(packed))
+
+
+@pytest.mark.parametrize("length", [10_000, 70_000, 100_000, 200_000])
+def test_what_was_packed_is_what_it_was_then(length: int) -> None:
+    """A bytearray that changes afterwards has been copied, whether it travels in the packet or in a file."""
+    left, right = channel()
+    data = bytearray(b"a" * length)
+    packed = pack(data)
+    if not isinstance(packed, bytes):
+        seal(packed)
+    data[:] = b"b" * length
+    left.send(packed)
+    assert right.receive() == b"a" * length
 
 
 def test_large_arrays_arrive_writable() -> None:

@@ -54,7 +54,7 @@ def operate(queue: Any, name: str, calls: int, wire: Wire) -> None:
     """One operation on a queue, cut short."""
     operations: dict[str, Callable[[], Any]] = {
         "put": lambda: queue.put("theirs"),
-        "put many bytes": lambda: queue.put(bytes(100_000)),
+        "put many bytes": lambda: queue.put(bytes(200_000)),
         "get": lambda: queue.get(),
         "get and finish": lambda: (queue.get(), queue.task_done()),
         "qsize": lambda: queue.qsize(),

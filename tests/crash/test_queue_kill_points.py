@@ -68,7 +68,7 @@ def test_killed_in_a_put(kind: Any, operation: str) -> None:
         assert size == 2 if complete else size in (1, 2)
         assert queue.get(timeout=0) == 0
         if size == 2:
-            assert queue.get(timeout=0) in ("theirs", bytes(100_000))
+            assert queue.get(timeout=0) in ("theirs", bytes(200_000))
         assert queue.empty()
         assert queue.qsize() == 0
         has_room_for_exactly(queue, 3)

@@ -44,12 +44,12 @@ def memory_files() -> int:
 async def test_arrays_arrive_writable_and_apart() -> None:
     """An array can be changed on arrival, and the sender's stays as it was."""
     queue: Queue[Any] = Queue()
-    sent: Any = {"a": [np.arange(MB), bytearray(100_000)], "b": (bytes(70_000), np.arange(3), "x" * 70_000)}
+    sent: Any = {"a": [np.arange(MB), bytearray(200_000)], "b": (bytes(170_000), np.arange(3), "x" * 170_000)}
     await queue.put(sent)
     sent["a"][0][:] = 0  # put has its own copy by now
     got = await queue.get()
     assert (got["a"][0] == np.arange(MB)).all()
-    assert (got["b"][0], got["b"][2]) == (bytes(70_000), "x" * 70_000)
+    assert (got["b"][0], got["b"][2]) == (bytes(170_000), "x" * 170_000)
     assert got["a"][0].ctypes.data % 64 == 0
     got["a"][0][0] = got["a"][1][0] = 7
     assert memory_files()
@@ -256,14 +256,14 @@ def test_too_many_descriptors_in_flight(
         queue, another, pipe = Queue[Any](maxsize), Queue[Any](), Pipe()
         for number in range(150):
             if twin:
-                queue.sync.put((number, bytes(100_000)))
+                queue.sync.put((number, bytes(200_000)))
             else:
-                await queue.put((number, bytes(100_000)))
+                await queue.put((number, bytes(200_000)))
         assert 0 < len(queue._store.backlog) < 50
         with pytest.raises(OSError, match="in flight"):
-            await another.put(bytes(100_000))
+            await another.put(bytes(200_000))
         with pytest.raises(OSError, match="in flight"):
-            await pipe[0].send(bytes(100_000))
+            await pipe[0].send(bytes(200_000))
         await anyio.wait_all_tasks_blocked()
         before = attempts
         await anyio.sleep(0.1)

@@ -14,7 +14,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from aioproc import JoinableQueue, Queue
 from aioproc.errors import queue_error
 
-ITEMS = st.one_of(st.integers(), st.text(max_size=5), st.just(bytes(70_000)), st.lists(st.none(), max_size=3))
+ITEMS = st.one_of(
+    st.integers(),
+    st.text(max_size=5),
+    st.just(bytes(70_000)),
+    st.just(bytes(170_000)),
+    st.lists(st.none(), max_size=3),
+)
 
 
 class QueueModel(RuleBasedStateMachine):
