@@ -30,6 +30,25 @@ PRELOADED_IF_IMPORTED: Final = [
     "trio",
     "anyio._backends._trio",
 ]
+_stdlib_server: Any = forkserver._forkserver
+
+GONE: Final = (ConnectionError, FileNotFoundError, EOFError)  # what a connection to a killed server raises
+
+
+class Key:
+    """What a server asks for, from Python 3.14 on; its children have it once they have unpickled this."""
+
+    def __init__(self, value: bytes | None) -> None:
+        self._value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _with_key, (self._value,)
+
+
+def _with_key(value: bytes | None) -> None:
+    # The stdlib tells a child where the server is, but not this: its own children each start another server.
+    if value is not None:
+        _stdlib_server._forkserver_authkey = value
 
 
 @contextmanager
@@ -49,6 +68,7 @@ class ForkServer(forkserver.ForkServer):
     _forkserver_address: Any
     _forkserver_alive_fd: Any
     _forkserver_pid: Any
+    _forkserver_authkey: Any = None  # of Python 3.14 and later
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,17 +103,23 @@ class ForkServer(forkserver.ForkServer):
         """Have the server fork; the status and the data pipe."""
         try:
             return super().connect_to_new_process(fds)
-        except (ConnectionError, FileNotFoundError):  # it was killed, and has just closed its door
+        except GONE:  # it was killed, and has just closed its door
             self._forget()
         return super().connect_to_new_process(fds)
 
+    def key(self) -> Key:
+        """What a child of the server needs in order to have it make processes too."""
+        return Key(self._forkserver_authkey)
+
     def _inherited(self) -> bool:
         """Whether there is a server of the parent's to use; a child of it adopts it."""
-        parent: Any = forkserver._forkserver
+        parent = _stdlib_server
         if self._forkserver_alive_fd is None and not self._adopted and parent._inherited_fds is not None:
             self._adopted = True
-            self._forkserver_address = parent._forkserver_address
-            self._forkserver_alive_fd = os.dup(parent._forkserver_alive_fd)
+            self._forkserver_authkey = getattr(parent, "_forkserver_authkey", b"")
+            if self._forkserver_authkey is not None:  # else the stdlib started this process, and kept it
+                self._forkserver_address = parent._forkserver_address
+                self._forkserver_alive_fd = os.dup(parent._forkserver_alive_fd)
         return self._forkserver_alive_fd is not None
 
     def forked(self) -> None:

@@ -23,7 +23,7 @@ from multiprocessing import (
 from typing import Any, Final
 
 from aioproc._kernel.child import Child, deafened, forget_the_parents_loop
-from aioproc._kernel.forkserver import server, stdlib_untouched
+from aioproc._kernel.forkserver import GONE, server, stdlib_untouched
 from aioproc._kernel.handle import Handle
 
 # What typeshed does not know of the stdlib's modules.
@@ -150,16 +150,23 @@ class _FreshLaunch(Launch):
         with stdlib_untouched():
             preparation = spawn.get_preparation_data(child.name)
         preparation.pop("start_method", None)
+        preparation["authkey"] = bytes(preparation["authkey"])  # as it is now, and pickled like anything else
         child.main = {key: preparation.pop(key) for key in list(preparation) if key.startswith("init_main")}
         if not os.path.exists(child.main.get("init_main_from_path", "/")):  # standard input
             child.main.clear()
+        self._preparation = preparation
         _context.set_spawning_popen(self)
         try:
-            reduction.dump(preparation, letter)
             reduction.dump(child, letter)
         finally:
             _context.set_spawning_popen(None)
         self._letter = letter.getvalue()
+
+    def _tell(self, writing: int, **more: object) -> None:
+        """Write what multiprocessing prepares the child with, and then the child."""
+        letter = io.BytesIO()
+        reduction.dump(self._preparation | more, letter)
+        _write(writing, letter.getvalue(), self._letter)
 
 
 class _SpawnLaunch(_FreshLaunch):
@@ -189,7 +196,7 @@ class _SpawnLaunch(_FreshLaunch):
             os.close(reading)
         self.finalizer = _util.Finalize(self, _util.close_fds, (writing,))
         self._watch()
-        _write_letter(writing, self._letter)
+        self._tell(writing)
 
 
 class _ForkServerLaunch(_FreshLaunch):
@@ -205,13 +212,13 @@ class _ForkServerLaunch(_FreshLaunch):
     def _launch_with(self, fds: list[int]) -> None:
         try:
             status, writing = server.connect_to_new_process(fds)
-        except (ConnectionError, FileNotFoundError) as failure:
+        except GONE as failure:
             raise RuntimeError(_SERVER_ENDED) from failure
         self._ends_with(status)
         self._status = self._alive = self.ended
         self.finalizer = _util.Finalize(self, _util.close_fds, (writing,))
         try:
-            _write_letter(writing, self._letter)
+            self._tell(writing, fork_server=server.key())
             self.pid = _forkserver.read_signed(status)
         except (OSError, EOFError) as failure:
             self.close()
@@ -266,11 +273,11 @@ def _stay_readable(pipe: int) -> None:
     os.close(writing)
 
 
-def _write_letter(fd: int, letter: bytes) -> None:
+def _write(fd: int, *letters: bytes) -> None:
     # Blocks until the child has read what the pipe cannot hold.
     with open(fd, "wb", closefd=False) as pipe:
         try:
-            pipe.write(letter)
+            pipe.writelines(letters)
             pipe.flush()
         except BrokenPipeError:  # it died at once; its end tells
             pass

@@ -152,6 +152,10 @@ async def start_grandchild(method: str) -> int:
     return int(await get_context(method).Process(target=plain_add, args=(1, 2)))
 
 
+def run_grandchild(method: str) -> None:
+    assert anyio.run(start_grandchild, method) == 3
+
+
 async def group_of_waiters(to: Handle) -> None:
     async with ProcessGroup() as group:
         child = await group.start(stuck_in_c, to)

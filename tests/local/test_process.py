@@ -539,6 +539,17 @@ async def test_children_of_children(ctx: Context, inner: str) -> None:
     assert await ctx.Process(target=targets.start_grandchild, args=(inner,)) == 3
 
 
+@pytest.mark.parametrize("inner", ["fork", "forkserver", "spawn"])
+@pytest.mark.leaks_allowed  # the stdlib keeps its fork server
+def test_children_of_a_child_of_multiprocessing(inner: str) -> None:
+    """The same in a child that the stdlib's own fork server has made, with which ours shares no secret."""
+    stdlib = multiprocessing.get_context("forkserver")
+    child = stdlib.Process(target=targets.run_grandchild, args=(inner,))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+
+
 # Standard input
 
 
