@@ -101,10 +101,12 @@ class ForkServer(forkserver.ForkServer):
 
     def connect_to_new_process(self, fds: Sequence[int]) -> tuple[int, int]:
         """Have the server fork; the status and the data pipe."""
+        self.ensure_running()
+        address = self._forkserver_address
         try:
             return super().connect_to_new_process(fds)
         except GONE:  # it was killed, and has just closed its door
-            self._forget()
+            self._forget(address)
         return super().connect_to_new_process(fds)
 
     def key(self) -> Key:
@@ -128,8 +130,10 @@ class ForkServer(forkserver.ForkServer):
         self._lock = threading.Lock()
         self._starting = threading.Lock()
 
-    def _forget(self) -> None:
+    def _forget(self, address: Any) -> None:
         with self._lock:
+            if self._forkserver_address != address:  # another thread was faster, and this is the next one
+                return
             if self._forkserver_pid is not None:
                 with suppress(ChildProcessError):
                     os.waitpid(self._forkserver_pid, 0)

@@ -680,6 +680,49 @@ async def test_killed_fork_server(words: Words) -> None:
         await first.result()
 
 
+async def test_fork_server_killed_while_several_ask_it() -> None:
+    """Each start that asks a server which is killed meanwhile has the next one, or says what happened."""
+    server.ensure_running()
+    killed = server._forkserver_pid
+    outcomes: list[Any] = []
+
+    async def one() -> None:
+        try:
+            outcomes.append(await Process(target=targets.plain_add, args=(1,)))
+        except RuntimeError as error:  # it had taken the order, and before Python 3.14 it takes any
+            outcomes.append("the fork server ended" in str(error))
+
+    os.kill(killed, signal.SIGSTOP)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            for _ in range(4):
+                group.start_soon(one)
+            while _connections_to(server._forkserver_address) < 4:
+                await anyio.sleep(0.01)
+            os.kill(killed, signal.SIGKILL)
+    assert len(outcomes) == 4
+    assert set(outcomes) <= {11, True}
+    assert await Process(target=targets.plain_add, args=(1,)) == 11
+
+
+def _connections_to(address: str) -> int:
+    name = address.replace("\0", "@")
+    with open("/proc/net/unix") as sockets:
+        return sum(line.endswith(f" {name}\n") for line in sockets) - 1  # the one that listens
+
+
+def test_the_next_fork_server_is_not_given_up_with_the_last() -> None:
+    """A thread that learns late of a server's death leaves alone the one that another thread has started."""
+    server.ensure_running()
+    killed = server._forkserver_address
+    os.kill(server._forkserver_pid, signal.SIGKILL)
+    server._forget(killed)
+    server.ensure_running()
+    second = server._forkserver_pid
+    server._forget(killed)
+    assert server._forkserver_pid == second
+
+
 # Contexts
 
 
