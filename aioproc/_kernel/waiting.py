@@ -385,11 +385,17 @@ def _asleep_blocking(attempt: Callable[[], T], handle: Handle, event: Event, dea
 
 
 async def in_thread(work: Callable[[], object]) -> None:
-    """Let a thread do it, to the end, whatever is cancelled: for copies that would hold up the loop."""
+    """Let a thread do it, to the end, whatever is cancelled: for copies that would hold up the loop.
+
+    Afterwards the thread has nothing of it, also if it has not yet come round to forgetting its last work:
+    what is large is freed when its owner lets go of it.
+    """
     import anyio
 
+    held = [work]
+    del work
     with anyio.CancelScope(shield=True):
-        await anyio.to_thread.run_sync(work)
+        await anyio.to_thread.run_sync(lambda: held.pop()())
 
 
 def spawned(work: Callable[[], Coroutine[Any, Any, None]]) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -14,7 +16,7 @@ import anyio.lowlevel
 import pytest
 
 from aioproc._kernel.handle import Handle
-from aioproc._kernel.waiting import BUDGET_OPERATIONS, asyncio_loop, until, until_blocking
+from aioproc._kernel.waiting import BUDGET_OPERATIONS, asyncio_loop, in_thread, until, until_blocking
 
 pytestmark = pytest.mark.anyio
 
@@ -266,3 +268,19 @@ async def test_a_forked_child_does_not_touch_the_loop_of_its_parent(counter: Cou
             group.start_soon(until, counter.take, counter.handle)
             await anyio.wait_all_tasks_blocked()
             counter.give()
+
+
+async def test_a_thread_keeps_nothing_of_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a thread has worked on is freed with its owner, also before the thread forgets what it ran."""
+    real, remembered = anyio.to_thread.run_sync, []
+
+    async def remembering(run: Callable[[], object]) -> None:
+        remembered.append((run, await real(run)))
+
+    monkeypatch.setattr(anyio.to_thread, "run_sync", remembering)
+    work = {"large"}
+    alive = weakref.ref(work)
+    await in_thread(partial(work.copy))
+    del work
+    assert remembered
+    assert alive() is None
