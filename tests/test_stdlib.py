@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -21,6 +22,10 @@ FEWEST = {
 }
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("test._test_multiprocessing") is None,
+    reason="this Python came without CPython's own tests, as some distributions have them in a package apart",
+)
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 @pytest.mark.timeout(300)
 def test_the_stdlibs_own_tests(method: str) -> None:
