@@ -75,6 +75,13 @@ def announce_and_wait(started: str, mark: str, seconds: float = 30.0) -> None:
     Path(mark).touch()
 
 
+def tell_and_wait(telling: int, waiting: int, mark: str) -> None:
+    """Tell through a pipe of this process that it runs, wait for a byte through another, leave a file."""
+    os.write(telling, b"x")
+    os.read(waiting, 1)
+    Path(mark).touch()
+
+
 async def announce_and_wait_async(started: str, mark: str, ended: str) -> None:
     try:
         Path(started).write_bytes(b"x")
@@ -263,3 +270,36 @@ def slow_pid() -> int:
     """The worker's process id, after long enough for another worker to begin."""
     time.sleep(0.3)
     return os.getpid()
+
+
+def interpreter() -> tuple[int, int]:
+    """The number of the interpreter that it runs in, and of the process."""
+    import _interpreters  # type: ignore[import-not-found, unused-ignore]
+
+    return int(_interpreters.get_current()[0]), os.getpid()
+
+
+async def interpreter_of_a_task() -> tuple[int, int]:
+    """The same of an async def."""
+    await anyio.sleep(0)
+    return interpreter()
+
+
+async def kind_of_loop() -> str:
+    """The module of the event loop that it runs in."""
+    import asyncio
+
+    return type(asyncio.get_running_loop()).__module__
+
+
+_remembered: list[Any] = []
+
+
+def remember(what: Any) -> None:
+    """An initializer that leaves something in its module."""
+    _remembered[:] = [what]
+
+
+def remembered(_: object = None) -> Any:
+    """What that left."""
+    return _remembered[0]

@@ -16,7 +16,8 @@ from typing import Any
 import anyio
 import pytest
 
-from aioproc import AsyncPool, RemoteTraceback, WorkerDied
+from aioproc import AsyncPool, Queue, RemoteTraceback, WorkerDied
+from aioproc._kernel import there
 from tests import tasks
 
 pytestmark = [
@@ -43,10 +44,10 @@ def loky_pool() -> Executor:
     return made
 
 
-def interpreters() -> Executor:
+def interpreters(**kwargs: Any) -> Executor:
     """A pool of subinterpreters."""
     kind: Any = getattr(concurrent.futures, "InterpreterPoolExecutor", None)
-    made: Executor = kind(2)
+    made: Executor = kind(2, **kwargs)
     return made
 
 
@@ -225,6 +226,72 @@ async def test_coroutines_run_in_threads() -> None:
         assert await pool.map(tasks.square_later, range(6)) == [n * n for n in range(6)]
         assert await pool.apply(threading.get_ident) != threading.get_ident()
         assert await pool.apply(tasks.pid_of) == os.getpid()
+
+
+def test_a_worker_without_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An async def runs in asyncio's own loop where uvloop is not installed, or does not load."""
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    monkeypatch.setattr(there, "_uvloop_loads", there._uvloop_loads.__wrapped__)
+    answer = there.call_there(tasks.kind_of_loop, (), {}, ("asyncio", {"use_uvloop": True}))
+    assert answer[2:] == (True, "asyncio.unix_events", "")
+
+
+async def test_each_interpreter_has_its_own_modules() -> None:
+    """Calls run in this process, beside its modules: plain ones, and an async def in a loop of its own."""
+    _need("interpreters")
+    async with AsyncPool(executor=interpreters) as pool:
+        for number, pid in (
+            await pool.apply(tasks.interpreter),
+            await pool.apply(tasks.interpreter_of_a_task),
+        ):
+            assert (number > 0, pid) == (True, os.getpid())
+        assert tasks.interpreter()[0] == 0
+
+
+async def test_initializer_of_an_interpreter() -> None:
+    """It is the executor's affair; one that fails breaks the executor; the pool makes one new."""
+    _need("interpreters")
+    async with AsyncPool(executor=lambda: interpreters(initializer=tasks.remember, initargs=(7,))) as pool:
+        assert await pool.map(tasks.remembered, range(4)) == [7] * 4
+    async with AsyncPool(executor=lambda: interpreters(initializer=tasks.fail, initargs=("no",))) as pool:
+        with anyio.fail_after(20):
+            for count in (1, 2):
+                with pytest.raises(WorkerDied, match="InterpreterPoolExecutor died") as caught:
+                    await pool.apply(tasks.square, (1,))
+                assert isinstance(caught.value.__cause__, concurrent.futures.BrokenExecutor)
+                assert pool.stats().restarts == count
+
+
+async def test_what_does_not_travel_to_an_interpreter() -> None:
+    """What cannot be pickled is refused, so are objects of aioproc; the pool works on."""
+    _need("interpreters")
+    factor = 3
+    async with AsyncPool(executor=interpreters) as pool:
+        for function, argument in ((lambda n: n * factor, 1), (tasks.pid_of, Queue[int]())):
+            with pytest.raises(TypeError, match="does not support cross-interpreter data"):
+                await pool.apply(function, (argument,))
+        with pytest.raises(TypeError, match="does not support cross-interpreter data"):
+            await pool.apply(threading.Lock)
+        assert await pool.apply(tasks.square, (3,)) == 9
+
+
+async def test_a_cancelled_wait_for_an_interpreter(tmp_path: Path) -> None:
+    """The wait ends, the call goes on unheard; the other interpreter takes what comes."""
+    _need("interpreters")
+    (started, going_on), (waiting, let_go) = os.pipe(), os.pipe()
+    mark = tmp_path / "mark"
+    async with AsyncPool(executor=interpreters) as pool:
+        async with anyio.create_task_group() as group:
+            group.start_soon(pool.apply, tasks.tell_and_wait, (going_on, waiting, str(mark)))
+            with anyio.fail_after(10):
+                await anyio.wait_readable(started)
+            group.cancel_scope.cancel()
+        assert await pool.map(tasks.square, range(4)) == [0, 1, 4, 9]
+        assert not mark.exists()
+        os.write(let_go, b"x")
+    assert mark.exists()
+    for fd in (started, going_on, waiting, let_go):
+        os.close(fd)
 
 
 DASK_PROGRAM = Path(__file__).parent.parent / "docs" / "howto" / "pool_on_dask.py"

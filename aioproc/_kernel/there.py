@@ -5,11 +5,13 @@ Imports nothing but the stdlib's own, so that it also runs in a subinterpreter o
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import pickle
 import time
 import traceback
+from functools import cache
 from typing import Any
 
 Answer = tuple[int, float, bool, Any, str]  # pid, seconds, whether it returned, value or exception, traceback
@@ -40,7 +42,19 @@ def _run(coroutine: Any, loop: tuple[str, dict[str, Any]]) -> Any:
         return await coroutine
 
     backend, options = loop
+    if options.get("use_uvloop") and not _uvloop_loads():
+        options = options | {"use_uvloop": False}
     return anyio.run(main, backend=backend, backend_options=options)
+
+
+@cache
+def _uvloop_loads() -> bool:
+    # Not where it is not installed, and not in a subinterpreter, which learns that anew each time, in 3 ms.
+    try:
+        importlib.import_module("uvloop")
+    except ImportError:
+        return False
+    return True
 
 
 def _portable(error: BaseException) -> BaseException | str:
