@@ -59,8 +59,46 @@ class Twins:
         return aioproc.Barrier(*args, **kwargs).sync
 
 
+def _hold(lock: Any, held: Any, seen: Any) -> None:
+    """Take a lock and keep it to the end."""
+    lock.acquire()
+    held.set()
+    seen.wait()
+
+
 class TestLock(Twins, theirs._TestLock, unittest.TestCase):  # type: ignore[misc, unused-ignore]
-    pass
+    def test_repr_lock(self) -> None:
+        """Theirs, from Python 3.14 on, wants the stdlib's words; ours says it in its own."""
+        self.check_repr(self.Lock())
+
+    def test_repr_rlock(self) -> None:
+        """The same."""
+        self.check_repr(self.RLock())
+
+    def check_repr(self, lock: Any) -> None:
+        free = repr(lock)
+        assert "free" in free
+        with lock:
+            assert "held here" in repr(lock)
+        assert repr(lock) == free
+
+    def test_lock_locked_2processes(self) -> None:
+        """Theirs asks when the child that holds the lock may have ended, which frees ours."""
+        self.check_locked(self.Lock())
+
+    def test_rlock_locked_2processes(self) -> None:
+        """The same."""
+        self.check_locked(self.RLock())
+
+    def check_locked(self, lock: Any) -> None:
+        held, seen = self.Event(), self.Event()
+        child = self.Process(target=_hold, args=(lock, held, seen))
+        child.start()
+        held.wait()
+        assert lock.locked()
+        seen.set()
+        child.join()
+        assert not lock.locked()
 
 
 class TestSemaphore(Twins, theirs._TestSemaphore, unittest.TestCase):  # type: ignore[misc, unused-ignore]
