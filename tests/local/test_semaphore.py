@@ -148,7 +148,7 @@ async def test_a_killed_waiter_takes_nothing(anyio_backend: Any, kind: Any) -> N
         await standing(semaphore, number + (kind is BoundedSemaphore))  # a plain one's first has no ticket
         while kind is Semaphore and line_of(semaphore).free:
             await anyio.sleep(0.001)
-    for victim in (waiting[0], waiting[2]):
+    for victim in (waiting[2], waiting[0]):  # whoever is killed while it recovers a token delays another
         victim.kill()
         await victim.join()
     semaphore.release()
