@@ -79,8 +79,8 @@ bounded semaphore: acquire waits for a release
 semaphore: acquire, release
     ioctl eventfd_read eventfd_write
 semaphore: acquire waits for a release
-    ioctl eventfd_read epoll_del yield ioctl eventfd_read recvmsg eventfd_read epoll_add yield
-    eventfd_write sleep yield eventfd_read ioctl sendmsg close eventfd_write yield
+    ioctl eventfd_read yield ioctl eventfd_read recvmsg eventfd_read getpid epoll_add yield
+    eventfd_write sleep yield eventfd_read epoll_del ioctl sendmsg close eventfd_write yield
 event: set
     eventfd_write
 event: wait, set already

@@ -22,6 +22,7 @@ class Counter:
             handle = Handle(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE))
             if value:
                 os.eventfd_write(handle.fileno(), value)
+        handle.stays = False  # who stayed registered after a wait would be woken by what is another's
         self.handle = handle
 
     def __reduce__(self) -> tuple[Any, ...]:

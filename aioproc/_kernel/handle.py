@@ -52,14 +52,13 @@ class Handle:
     If a peer dies: Nothing; the kernel closes its copies, not ours.
     """
 
-    __slots__ = ("__weakref__", "_fd", "lines", "standing", "view")
-
-    stays = True  # registered after a wait, for the next; see `Line`
+    __slots__ = ("__weakref__", "_fd", "lines", "standing", "stays", "view")
 
     def __init__(self, fd: int, *, forks: bool = True) -> None:
         self._fd = fd
         self.lines: dict[object, Line] = {}  # tasks that wait for this descriptor, a line per loop and event
         self.standing: Line | None = None  # one that may be registered though nobody waits
+        self.stays = True  # whether one may
         self.view: SocketView | None = None  # once `socket` has made it, and until it is closed
         if not forks:
             self.keep_from_forks()

@@ -23,12 +23,12 @@ class Watch(Handle):
         stays: Whether it may stay registered with a loop when nobody waits.
     """
 
-    __slots__ = ("_epoll", "stays")
+    __slots__ = ("_epoll",)
 
     def __init__(self, stays: bool = False) -> None:
-        self.stays = stays
         self._epoll = select.epoll()
         super().__init__(self._epoll.fileno())
+        self.stays = stays
 
     def add(self, handle: Handle, events: int) -> None:
         self._epoll.register(handle.fileno(), events)
