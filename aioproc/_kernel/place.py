@@ -61,7 +61,7 @@ class Place(Private):
             self._receipt = Handle(reading)
             self.watch = Watch(stays=True)
             super().__init__()
-        self._end = SocketView(self._mine)
+        self._ends = [SocketView(self._mine)]
         self._line = SocketView(line)
         self.watch.add(self._mine, READ)
         self.watch.add(source.back, self.free)
@@ -107,23 +107,28 @@ class Place(Private):
         self._source.take()
 
     def _arrived(self, ready: dict[int, int]) -> bool:
-        if self._receipt.fileno() in ready:
-            self._tickets = 0
+        self._note_lost(ready)
         return self._mine.fileno() in ready and self._came()
+
+    def _note_lost(self, ready: dict[int, int]) -> None:
+        if ready.get(self._receipt.fileno(), 0) & HANG_UP:
+            self._tickets = 0
 
     def _came(self) -> bool:
         """Keep the token that was sent here; False when there is none."""
-        with no_fork:
-            try:
-                got = self._received()
-            except BlockingIOError:
-                return False
-            self._source.keep(got)
-        return True
+        for end in self._ends:
+            with no_fork:
+                try:
+                    got = self._received(end)
+                except BlockingIOError:
+                    continue
+                self._source.keep(got)
+            return True
+        return False
 
-    def _received(self) -> Received:
+    def _received(self, end: SocketView) -> Received:
         """A token that was sent here; its receipt is good for our next ticket."""
-        packet, descriptors = receive(self._end, PACKET_BYTES, 2)
+        packet, descriptors = receive(end, PACKET_BYTES, 2)
         self._tickets -= self._tickets > 0
         for receipt in descriptors[1:]:
             spare = Handle(receipt)
@@ -170,17 +175,21 @@ class Place(Private):
     def _retire(self) -> None:
         """Nobody waits here, but a token may still be sent here: stop that, and pass on what has arrived."""
         with no_fork:
-            self._end.shutdown(socket.SHUT_RD)
-            while True:
-                try:
-                    got = self._received()
-                except BlockingIOError:
-                    break
-                if not got[0]:
-                    break
-                self._arrived_late(got)
+            for end in self._ends:
+                end.shutdown(socket.SHUT_RD)
+                self._drain(end)
         self.drop()
         self._source.sweep()
+
+    def _drain(self, end: SocketView) -> None:
+        while True:
+            try:
+                got = self._received(end)
+            except BlockingIOError:
+                return
+            if not got[0]:
+                return
+            self._arrived_late(got)
 
     def _arrived_late(self, got: Received) -> None:
         self._source.pass_on(got)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import struct
 from array import array
+from socket import SocketType
 from typing import Final, TypeAlias
 
 Rights: TypeAlias = list[tuple[int, int, bytes]]
@@ -25,7 +26,7 @@ def rights(*descriptors: int) -> Rights:
     return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors).tobytes())]
 
 
-def receive(view: socket.socket, length: int, most: int, flags: int = 0) -> Received:
+def receive(view: SocketType, length: int, most: int, flags: int = 0) -> Received:
     """Receive a packet and its descriptors; fewer come than were sent when this process has none free.
 
     Raises:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+from collections.abc import Callable
 from socket import SocketType  # without the Python layer that `socket.socket` puts around it
 from typing import Final
 
@@ -81,15 +82,20 @@ class Ticket:
             os.close(self._descriptors.pop())
 
 
-def next_ticket(line: socket.socket) -> Ticket | None:
-    """Take the oldest ticket; None when nobody stands in the line."""
+def next_ticket(line: socket.socket, make: Callable[..., Ticket] = Ticket) -> Ticket | None:
+    """Take the oldest ticket; None when nobody stands in the line.
+
+    Args:
+        line: The end that receives tickets.
+        make: Makes one of its descriptors.
+    """
     while True:
         try:
             _, descriptors = receive(line, 1, 3)
         except BlockingIOError:
             return None
         if len(descriptors) >= 2:
-            return Ticket(*descriptors)
+            return make(*descriptors)
         for fd in descriptors:  # none free for it: its owner sees the receipt hang up, and asks again
             os.close(fd)
 

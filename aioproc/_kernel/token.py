@@ -18,6 +18,7 @@ import struct
 import sys
 import termios
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ from aioproc._kernel.handle import Handle, SocketView
 from aioproc._kernel.place import PACKET_BYTES, Place, Places
 from aioproc._kernel.reopening import reopening_pipe
 from aioproc._kernel.rights import INT, ONE, RECEIVE_FLAGS, SEND_FLAGS, Received, receive, rights
-from aioproc._kernel.ticket import next_ticket
+from aioproc._kernel.ticket import Ticket, next_ticket
 from aioproc._kernel.waiting import checkpoint, spent, until, until_blocking
 
 MOST_PIPES: Final = 128
@@ -47,14 +48,16 @@ class Tokens(Private):
         ends: The reading end of the one pipe, or a socket that holds a packet with those of all pipes.
     """
 
+    _place: type[Place] = Place  # where to wait for one
+
     def __init__(self, count: int, pipes: int, front: Handle, back: Handle, ends: Handle) -> None:
         self.count = count
         self.front, self.back = front, back
-        self._shared = (count, pipes, front, back, ends)
+        self._shared: tuple[Any, ...] = (count, pipes, front, back, ends)
         self._front_view, self._back_view = SocketView(front), SocketView(back)
         self._held: list[tuple[int, bytes]] = []
         self._pipes: list[Handle] = [ends] if pipes == 1 else []
-        self._places = Places(partial(Place, weakref.proxy(self), back))
+        self._places = Places(partial(self._place, weakref.proxy(self), back))
         self._left = 0
         self._wanted = False  # whether the last token that was released here had a ticket
         self.owner: object = None  # of a lock that its owner may take again
@@ -63,7 +66,7 @@ class Tokens(Private):
         _here[_identity(ends)] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrived, self._shared
+        return _arrived, (type(self), *self._shared)
 
     def __del__(self) -> None:
         self.drop()
@@ -196,13 +199,16 @@ class Tokens(Private):
         """Send a token to the oldest ticket whose owner lives, or back to the free ones."""
         try:
             while self._wanted or unread(self.front):
-                ticket = next_ticket(self._front_view)
+                ticket = self._next_ticket()
                 self._wanted = ticket is not None  # so the next release need not ask
                 if ticket is not None and ticket.redeem(packet, fd):
                     return
             self._front_view.sendmsg([packet], rights(fd), SEND_FLAGS)
         finally:
             os.close(fd)  # after an error: as if the holder had died
+
+    def _next_ticket(self) -> Ticket | None:
+        return next_ticket(self._front_view)
 
     def sweep(self) -> None:
         """Note that a ticket of ours was left in the line; now and then, take those of the gone out of it.
@@ -215,7 +221,7 @@ class Tokens(Private):
         self._left = 0
         with no_fork:
             for _ in range(self.waiting):
-                ticket = next_ticket(self._front_view)
+                ticket = self._next_ticket()
                 if ticket is not None:
                     ticket.put(self._back_view)
 
@@ -226,7 +232,7 @@ class Tokens(Private):
         if not self.count:
             return []
         if not self._pipes:
-            _, pipes, _, _, ledger = self._shared
+            *_, pipes, _, _, ledger = self._shared
             with no_fork:
                 _, descriptors = receive(SocketView(ledger), 1, pipes, socket.MSG_PEEK)
                 self._pipes = [Handle(fd) for fd in descriptors]
@@ -269,10 +275,10 @@ def _identity(ends: Handle) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _arrived(count: int, pipes: int, front: Handle, back: Handle, ends: Handle) -> Tokens:
+def _arrived(make: Callable[..., Tokens], *shared: Any) -> Tokens:
     """The tokens that came to this process: one object, however often they come."""
     with no_fork:
-        return _here.get(_identity(ends)) or Tokens(count, pipes, front, back, ends)
+        return _here.get(_identity(shared[-1])) or make(*shared)
 
 
 def tokens(count: int = 1, pipes: int = 1) -> Tokens:
@@ -282,6 +288,11 @@ def tokens(count: int = 1, pipes: int = 1) -> Tokens:
         count: How many.
         pipes: One for all of them, or up to `MOST_PIPES`: then a token comes back as soon as its holder dies.
     """
+    return Tokens(*free_tokens(count, pipes))
+
+
+def free_tokens(count: int, pipes: int) -> tuple[int, int, Handle, Handle, Handle]:
+    """What new tokens consist of; see `Tokens`."""
     line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in line:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LINE_BYTES)
@@ -297,7 +308,7 @@ def tokens(count: int = 1, pipes: int = 1) -> Tokens:
                 f"at most {number}: no more fit into a socket here (net.core.wmem_max)"
             ) from None
     ends = [reading for reading, _ in made]
-    return Tokens(count, pipes, front, back, ends[0] if pipes == 1 else _ledger(ends))
+    return count, pipes, front, back, ends[0] if pipes == 1 else _ledger(ends)
 
 
 def _ledger(ends: list[Handle]) -> Handle:
