@@ -32,6 +32,7 @@ NEVER_BLOCKING = {  # every socket call there has MSG_DONTWAIT, which blockbuste
     "_kernel/member.py": {"_greet", "_received"},
     "_kernel/door.py": {"connected"},  # a connection is made at once, or refused
     "_kernel/place.py": {"_send_ticket"},
+    "_kernel/quiet.py": {"_show"},
     "_kernel/ticket.py": {"redeem", "put"},
     "_kernel/round.py": {"_packet", "verdict", "give", "arrive", "break_"},
 }

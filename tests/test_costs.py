@@ -81,6 +81,12 @@ semaphore: acquire, release
 semaphore: acquire waits for a release
     ioctl eventfd_read yield ioctl eventfd_read recvmsg eventfd_read getpid epoll_add yield
     eventfd_write sleep yield eventfd_read epoll_del ioctl sendmsg close eventfd_write yield
+semaphore: acquire waits behind another
+    ioctl eventfd_read epoll_del yield ioctl eventfd_read recvmsg eventfd_read getpid epoll_add yield
+    ioctl poll recvmsg sendmsg close epoll_wait epoll_add yield eventfd_write sleep yield eventfd_read
+    epoll_del ioctl recvmsg poll recvmsg epoll_change close close sendmsg close close close yield
+    eventfd_write sleep yield epoll_wait recvmsg eventfd_read recvmsg ioctl sendmsg close eventfd_write
+    yield
 event: set
     eventfd_write
 event: wait, set already
@@ -157,6 +163,25 @@ def handed_over(lock: Any) -> Operation:
         await waits(pair(lock), lock.release)()
 
     return hand_over
+
+
+def handed_on(lock: Any) -> Operation:
+    """Of three pairs, the second waits for the first and the third for the second."""
+
+    async def hand_on() -> None:
+        await lock.acquire()
+        head = asyncio.ensure_future(lock.acquire())
+        await asyncio.sleep(0)
+        await waits(pair(lock), partial(given_to, head, lock))()
+
+    return hand_on
+
+
+async def given_to(head: asyncio.Future[Any], lock: Any) -> None:
+    """One for the head, and one for the next."""
+    lock.release()
+    await head
+    lock.release()
 
 
 def notified(condition: aioproc.Condition) -> Operation:
@@ -278,6 +303,7 @@ async def of_signals() -> dict[str, list[str]]:
     return {
         "semaphore: acquire, release": await cost(pair(semaphore)),
         "semaphore: acquire waits for a release": await cost(handed_over(semaphore)),
+        "semaphore: acquire waits behind another": await cost(handed_on(semaphore)),
         "event: set": await cost(event.set),
         "event: wait, set already": await cost(event.wait, before=event.set),
         "event: clear": await cost(event.clear, before=event.set),

@@ -40,6 +40,11 @@ class Counter:
         os.eventfd_write(self.handle.fileno(), 1)
 
     @property
+    def raised(self) -> bool:
+        """Whether it is more than zero."""
+        return _raised(self.handle)
+
+    @property
     def value(self) -> int:
         with open(f"/proc/self/fdinfo/{self.handle.fileno()}") as info:
             for line in info:
@@ -71,9 +76,7 @@ class Flag:
 
     @property
     def raised(self) -> bool:
-        poll = select.poll()
-        poll.register(self.handle.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+        return _raised(self.handle)
 
     def look(self) -> None:
         """An attempt that succeeds while the flag is raised.
@@ -83,3 +86,9 @@ class Flag:
         """
         if not self.raised:
             raise BlockingIOError
+
+
+def _raised(handle: Handle) -> bool:
+    poll = select.poll()
+    poll.register(handle.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

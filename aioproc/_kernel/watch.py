@@ -37,8 +37,15 @@ class Watch(Handle):
         self._epoll.modify(handle.fileno(), events)
 
     def ready(self) -> dict[int, int]:
-        """What is ready now: descriptor to events."""
-        return dict(self._epoll.poll(0))
+        """What is ready now: descriptor to events.
+
+        Another process may have added something under a number that it has in that process: the events of
+        both stand there then.
+        """
+        found: dict[int, int] = {}
+        for fd, events in self._epoll.poll(0):
+            found[fd] = found.get(fd, 0) | events
+        return found
 
     def _close(self, fd: int) -> None:
         self._epoll.close()

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from aioproc._kernel.counter import Counter
+from aioproc._kernel.quiet import QuietTokens, quiet_tokens
 from aioproc._kernel.token import MOST_PIPES, Tokens, tokens
 from aioproc._kernel.waiting import checkpoint, spent, until, until_blocking
 from aioproc.local.entered import Entered, Twin
@@ -37,11 +38,12 @@ class Semaphore(Entered):
 
     __slots__ = ("_line", "_value")
 
-    def __init__(self, value: int = 1, *, _parts: tuple[Counter, Tokens] | None = None) -> None:
-        self._value, self._line = _parts or (Counter(_start_value(value)), tokens())
+    def __init__(self, value: int = 1, *, _line: QuietTokens | None = None) -> None:
+        self._line = _line or quiet_tokens(Counter(_start_value(value)))
+        self._value = self._line.counter
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _semaphore, (self._value, self._line)
+        return _semaphore, (self._line,)
 
     @property
     def sync(self) -> SyncSemaphore:
@@ -60,8 +62,7 @@ class Semaphore(Entered):
 
         If cancelled: None is taken.
         If a peer dies: What it had acquired stays taken; a waiter that dies takes nothing.
-        Cost: Two system calls when the value is not zero, else a wake-up to get to the head of the line and
-            one for the release.
+        Cost: Two system calls when the value is not zero and nobody waits, else one wake-up.
         """
         if spent():
             await checkpoint()
@@ -97,7 +98,7 @@ class Semaphore(Entered):
             ValueError: ``n`` is less than one.
 
         If a peer dies: Nothing is lost: a waiter takes one when it goes on, not before.
-        Cost: One system call.
+        Cost: One system call for each.
         """
         if n < 1:
             raise ValueError("n must be one or more")
@@ -197,8 +198,8 @@ class SyncBoundedSemaphore(SyncHolding):
         return self._tokens.free
 
 
-def _semaphore(value: Counter, line: Tokens) -> Semaphore:
-    return Semaphore(_parts=(value, line))
+def _semaphore(line: QuietTokens) -> Semaphore:
+    return Semaphore(_line=line)
 
 
 def _bounded(tokens: Tokens) -> BoundedSemaphore:
