@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from typing import Any
 
 import uvicorn
 
 import aioproc
+from tests.until_signal import UntilSignal
 
 METHOD = sys.argv[1] if len(sys.argv) > 1 else "fork"
 
 
 def wait(to: int) -> None:
+    signalled = UntilSignal()
     os.write(to, b"x")
-    time.sleep(60)
+    signalled.sleep()
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
