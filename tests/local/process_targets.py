@@ -13,7 +13,6 @@ from itertools import chain
 from typing import Any, NoReturn
 
 import anyio
-import numpy as np
 
 from aioproc import Process, ProcessGroup, current_process
 from aioproc._kernel.handle import Handle
@@ -83,6 +82,8 @@ def die(number: int) -> NoReturn:
 
 
 def large(size: int) -> Any:
+    import numpy as np  # here, since it takes longer than all else that a child imports
+
     return np.arange(size // 8)
 
 
