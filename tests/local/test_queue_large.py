@@ -20,7 +20,7 @@ from aioproc._kernel.channel import Channel
 from tests.conftest import BACKENDS
 from tests.crash.killing import died, forked
 from tests.local import queue_children as children
-from tests.shared import Wire
+from tests.shared import Wire, become_another_user
 
 pytestmark = pytest.mark.anyio
 
@@ -250,8 +250,7 @@ def test_too_many_descriptors_in_flight(
     async def main() -> None:
         with pytest.raises(aioproc.QueueEmpty):
             await Queue().get(timeout=0.001)  # all that is imported late is there
-        os.setgid(65533)
-        os.setuid(65533)
+        become_another_user()
         resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
         queue, another, pipe = Queue[Any](maxsize), Queue[Any](), Pipe()
         for number in range(150):

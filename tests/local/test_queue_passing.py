@@ -13,7 +13,7 @@ from aioproc import BoundedSemaphore, JoinableQueue, Lock, Queue, Semaphore
 from aioproc.testing import check_queue
 from tests.crash.killing import died, forked
 from tests.local import queue_children as children
-from tests.shared import Wire
+from tests.shared import Wire, become_another_user
 
 pytestmark = pytest.mark.anyio
 
@@ -117,8 +117,7 @@ def test_a_process_that_changes_its_user() -> None:
         assert not lock.sync.acquire(timeout=0.001)  # all that is imported late is there
 
     def as_another() -> None:
-        os.setgid(65533)
-        os.setuid(65533)
+        become_another_user()
         for each in users:
             with each:
                 pass
