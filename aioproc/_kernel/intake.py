@@ -14,10 +14,15 @@ How = Callable[[Arrival], Any]
 
 
 class Intake:
-    """The receiving side of a channel: `take` is an attempt, `open` makes an object of what was taken."""
+    """The receiving side of a channel: `take` is an attempt, `open` makes an object of what was taken.
+
+    Attributes:
+        is_odd: There is or was more to a `take` than to receive a packet.
+    """
 
     def __init__(self, reader: Channel) -> None:
         self.reader = reader
+        self.is_odd = False
         self._returned: deque[tuple[Any, BaseException | None]] = deque()
 
     @property
@@ -65,6 +70,7 @@ class Intake:
     def give_back(self, item: Any, failure: BaseException | None = None) -> None:
         """What could not be handed out: the next of this process to take gets it."""
         self._returned.append((item, failure))
+        self.is_odd = True
 
     def forget(self) -> None:
         """Let go of what came back."""

@@ -49,7 +49,8 @@ class Store(Intake):
         self._open_tasks: deque[Handle] = deque()
         self._bell: Bell | None = None
         self._ending = False
-        self._plain = not self.may_wait  # nothing to count, neither closed nor ending
+        self.is_plain = not self.may_wait  # a put: nothing to count, neither closed nor ending
+        self.is_odd = self.may_wait
         self.closed = False
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -83,7 +84,7 @@ class Store(Intake):
             BrokenPipeError: The queue was shut down.
             OSError: Too many descriptors are on their way, and none in this queue.
         """
-        if self._plain and not self.backlog.kept:
+        if self.is_plain and not self.backlog.kept:
             try:
                 self.writer.send(packed)
                 return
@@ -185,7 +186,7 @@ class Store(Intake):
         except BlockingIOError:
             if not self.backlog.kept:
                 raise
-        self._pump()
+        self.pump()
         return self.reader.pull()
 
     def _take_counted(self) -> Arrival:
@@ -193,7 +194,7 @@ class Store(Intake):
         if reader.kept:
             return reader.pull()
         if not reader.waiting_bytes:
-            self._pump()
+            self.pump()
             if not reader.waiting_bytes:
                 ledger.set_right(reader)
                 if hung_up(reader.handle):
@@ -207,7 +208,8 @@ class Store(Intake):
                 self._open_tasks.append(packets.take_tail(arrival))
             return arrival
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
+        """Write what goes of what this process has put and still keeps."""
         try:
             self.backlog.pump()
         except (BlockingIOError, Crowded):
@@ -302,7 +304,7 @@ class Store(Intake):
     def shut_down(self, immediate: bool) -> None:
         """Let nobody put any more; throw away what is left, if ``immediate``."""
         self.check()
-        self._ending, self._plain = True, False
+        self._ending, self.is_plain = True, False
         if immediate:
             self.writer.send_end()
             self._throw_away()
@@ -312,7 +314,7 @@ class Store(Intake):
             self.writer.send_end()
 
     def _throw_away(self) -> None:
-        self._pump()
+        self.pump()
         self.forget()
         try:
             while True:
@@ -329,7 +331,7 @@ class Store(Intake):
         if self.closed:
             return
         self.closed = self._ending = True
-        self._plain = False
+        self.is_plain = False
         self._open_tasks.clear()
         if self._bell is not None:
             self._bell.close()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
-from aioproc._kernel.channel import opened, sealed_in_loop
+from aioproc._kernel.channel import Unopened, sealed_in_loop
 from aioproc._kernel.parcel import pack
 from aioproc._kernel.store import Store
 from aioproc._kernel.waiting import checkpoint, spent, until, until_blocking, until_later
 from aioproc.errors import queue_error
 
 __all__ = ["Queue", "SyncQueue"]
+
+_NOTHING: Final[Any] = object()
 
 T = TypeVar("T")
 _Q = TypeVar("_Q", bound="_Face")
@@ -157,8 +159,16 @@ class Queue(_Face, Generic[T]):
         """
         store = self._store
         packed = pack(item)
+        if spent():
+            await checkpoint()
         try:
-            if not isinstance(packed, bytes):
+            if isinstance(packed, bytes):
+                if store.is_plain and not store.backlog.kept:  # the usual case, with nothing in between
+                    try:
+                        return store.writer.send(packed)
+                    except BlockingIOError:
+                        pass
+            else:
                 await sealed_in_loop(packed)
             if store.may_wait and (block or not store.ledger.size):
                 await until(
@@ -168,9 +178,7 @@ class Queue(_Face, Generic[T]):
                     store.patience(timeout),
                     store.right_to_put,
                 )
-                return
-            if spent():
-                await checkpoint()
+                return None
             store.put(packed, True)
         except (BlockingIOError, TimeoutError):
             raise queue_error("Full", self._lean)("no place in time") from None
@@ -198,25 +206,31 @@ class Queue(_Face, Generic[T]):
         if spent():
             await checkpoint()
         store = self._store
-        handle = store.reader.handle
-        must_wait = bool(handle.lines)  # others do, before us
+        reader = store.reader
+        arrival, failure, wait = _NOTHING, None, until
         try:
-            if not must_wait:
+            if not (store.is_odd or reader.handle.lines):  # the usual case, with nothing in between
                 try:
-                    arrival = store.take()
+                    return reader.fetch()  # type: ignore[no-any-return]
+                except Unopened as packet:
+                    arrival, failure = packet.arrival, packet.failure
                 except BlockingIOError:
-                    must_wait = True
-            if must_wait:
-                arrival = await until_later(
-                    store.take, handle, "read", timeout if block else 0, store.right_to_get
+                    wait = until_later
+                    store.pump()
+            if arrival is _NOTHING:
+                arrival = await wait(
+                    store.take, reader.handle, "read", timeout if block else 0, store.right_to_get
                 )
         except TimeoutError:
             raise queue_error("Empty", self._lean)("no item in time") from None
         except EOFError:
             raise queue_error("ShutDown", self._lean)("the queue was shut down") from None
-        if arrival is None or arrival[2]:
-            return await store.open_in_loop(arrival)  # type: ignore[no-any-return]
-        return opened(arrival)  # type: ignore[no-any-return]
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # whose traceback knows this frame
+        return await store.open_in_loop(arrival)  # type: ignore[no-any-return]
 
     async def put_many(self, items: Iterable[T]) -> None:
         """Put several items, in order; see `put`.
