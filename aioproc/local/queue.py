@@ -165,7 +165,8 @@ class Queue(_Face, Generic[T]):
             if isinstance(packed, bytes):
                 if store.is_plain and not store.backlog.kept:  # the usual case, with nothing in between
                     try:
-                        return store.writer.send(packed)
+                        store.writer.send(packed)
+                        return
                     except BlockingIOError:
                         pass
             else:
@@ -178,7 +179,7 @@ class Queue(_Face, Generic[T]):
                     store.patience(timeout),
                     store.right_to_put,
                 )
-                return None
+                return
             store.put(packed, True)
         except (BlockingIOError, TimeoutError):
             raise queue_error("Full", self._lean)("no place in time") from None
