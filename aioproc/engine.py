@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from aioproc._kernel.background import Loop, Stop, Ticket, running_loop
 from aioproc.errors import queue_error
-from aioproc.orders import Item, Order, PoolStats, Settings, WorkerStats
+from aioproc.orders import Call, Item, Order, PoolStats, Settings, WorkerStats
 from aioproc.results import AsyncResult
 
 __all__ = ["Books", "Engine"]
@@ -31,14 +31,7 @@ class Engine(Protocol):
     def restarts(self) -> int:
         """How many workers were replaced."""
 
-    def order(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        settings: Settings,
-        item: Item | None,
-    ) -> Any:
+    def order(self, call: Call, settings: Settings, item: Item | None) -> Any:
         """An order for a call, whose ``item`` takes what a stream yields.
 
         Raises:

@@ -20,16 +20,13 @@ from aioproc._kernel.stuck import Watch
 from aioproc._kernel.there import Answer, call_there, stay_a_moment
 from aioproc._kernel.waiting import running_backend
 from aioproc.errors import RemoteError, RemoteTraceback, WorkerDied
-from aioproc.orders import Item, Settings, WorkerStats
+from aioproc.orders import Call, Item, Settings, WorkerStats
 from aioproc.results import AsyncResult
 
 __all__ = ["Executors"]
 
 START_SECONDS: Final = 0.1  # how long a worker is kept busy while its siblings start
 DEAD_WORKER: Final = {"KilledWorker"}  # distributed's; it is no BrokenExecutor
-
-
-Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class _Task:
@@ -73,14 +70,7 @@ class Executors:
 
     # What the pool asks for
 
-    def order(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        settings: Settings,
-        item: Item | None,
-    ) -> _Task:
+    def order(self, call: Call, settings: Settings, item: Item | None) -> _Task:
         """An order for a call; NotImplementedError for what an executor cannot do."""
         if item is not None:
             self._refuse("stream what a generator yields")
@@ -88,7 +78,7 @@ class Executors:
             self._refuse("stop a call that runs, as options(timeout=, grace=) would have to")
         if settings.retries and self._factory is None:
             self._refuse("go on after a worker's death; give the pool a function that makes the executor")
-        return _Task((func, args, kwargs), settings)
+        return _Task(call, settings)
 
     def _refuse(self, what: str) -> None:
         raise NotImplementedError(f"{self.name} cannot {what}")

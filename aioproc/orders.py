@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["Order", "PoolStats", "Settings", "WorkerStats"]
 
 
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]  # a function and its arguments
 Item = Callable[[Any, BaseException | None], None]  # a value, or why it could not be opened
 
 

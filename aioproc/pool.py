@@ -226,7 +226,7 @@ class AsyncPool:
     ) -> Order:
         if not callable(func):
             raise TypeError(f"func must be callable, not {func!r}")
-        return self._books.engine.order(func, args, kwargs, self._settings, item)  # type: ignore[no-any-return]
+        return self._books.engine.order((func, args, kwargs), self._settings, item)  # type: ignore[no-any-return]
 
     def _name_of(self, func: Any) -> str:
         return self._settings.name or getattr(func, "__qualname__", None) or repr(func)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Any, Final
 
 from aioproc._kernel.outcome import opened
 from aioproc._kernel.station import Station
 from aioproc._kernel.wire import Kind, Mail, Message, called, is_asynchronous
-from aioproc.orders import Item, Settings
+from aioproc.orders import Call, Item, Settings
 from aioproc.results import AsyncResult
 
 __all__ = ["Outcome", "Task", "hand_over", "outcome_of", "settle"]
@@ -52,27 +51,18 @@ class Task:
     result: AsyncResult[Any]
     mail: Mail
 
-    def __init__(
-        self,
-        number: int,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        settings: Settings,
-        item: Item | None,
-        shares: bool,
-    ) -> None:
+    def __init__(self, number: int, call: Call, settings: Settings, item: Item | None, shares: bool) -> None:
         self.number = number
         self.settings = settings
         self.retries = settings.retries
         self.item = item
         self.station: Station | None = None
         self.waits = False
-        self.in_loop = in_loop = is_asynchronous(func)
+        self.in_loop = in_loop = is_asynchronous(call[0])
         self.shared = shares and in_loop
         self.failure: Exception | None = None
         try:
-            self.mail = called((CALL if item is None else STREAM) + in_loop, number, func, args, kwargs)
+            self.mail = called((CALL if item is None else STREAM) + in_loop, number, *call)
         except Exception as failure:
             self.failure = failure
 

@@ -21,7 +21,7 @@ from aioproc._kernel.worker import Worker
 from aioproc.copying import Copies
 from aioproc.dealing import Dealer
 from aioproc.errors import WorkerDied
-from aioproc.orders import Item, Settings, WorkerStats
+from aioproc.orders import Call, Item, Settings, WorkerStats
 from aioproc.results import AsyncResult
 from aioproc.staff import Staff, again, how, stats_of
 from aioproc.stopping import Stopper
@@ -78,17 +78,10 @@ class Workers:
         """How many workers were replaced."""
         return self._staff.restarts
 
-    def order(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        settings: Settings,
-        item: Item | None,
-    ) -> Task:
+    def order(self, call: Call, settings: Settings, item: Item | None) -> Task:
         """An order for a call, whose ``item`` takes what a stream yields."""
         self._numbers += 1
-        return Task(self._numbers, func, args, kwargs, settings, item, self._shares)
+        return Task(self._numbers, call, settings, item, self._shares)
 
     def submit(self, order: Task) -> None:
         """Take on a call that has its result; what goes wrong comes out of that."""
