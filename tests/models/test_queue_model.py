@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import queue as stdlib
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +23,14 @@ ITEMS = st.one_of(
     st.just(bytes(170_000)),
     st.lists(st.none(), max_size=3),
 )
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_frozen() -> Iterator[None]:
+    """Hypothesis asks the collector who knows its generator of random numbers, which may have been frozen."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
 
 
 class QueueModel(RuleBasedStateMachine):
