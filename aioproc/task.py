@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
-from typing import Any, Final
+from typing import Any
 
 from aioproc._kernel.outcome import opened
 from aioproc._kernel.station import Station
@@ -14,9 +14,6 @@ from aioproc.results import AsyncResult
 __all__ = ["Outcome", "Task", "hand_over", "outcome_of", "settle"]
 
 Outcome = tuple[Any, BaseException | None]
-
-CALL: Final = Kind.CALL
-STREAM: Final = Kind.STREAM
 
 
 class Task:
@@ -62,7 +59,7 @@ class Task:
         self.shared = shares and in_loop
         self.failure: Exception | None = None
         try:
-            self.mail = called((CALL if item is None else STREAM) + in_loop, number, *call)
+            self.mail = called((Kind.CALL if item is None else Kind.STREAM) + in_loop, number, *call)
         except Exception as failure:
             self.failure = failure
 

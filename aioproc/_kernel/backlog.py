@@ -51,8 +51,7 @@ class Backlog(Private):
 
     def keep(self, packed: Packed, tail: Handle | None, outcome: Outcome | None, in_loop: bool) -> None:
         """Keep what was packed and see to it that it is written; ``outcome`` is told whether it was sent."""
-        if not isinstance(packed, bytes):
-            seal(packed)  # its buffers may change from now on
+        seal(packed)  # its buffers may change from now on
         with self._lock:
             self.kept.append((packed, tail, outcome))
         self._mind_the_end()

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from aioproc._kernel import bundle, memory
 from aioproc._kernel.handle import Handle
-from aioproc._kernel.parcel import PACKET_BYTES, Packed, Parcel, parcel_of, unpack
+from aioproc._kernel.parcel import PACKET_BYTES, Packed, Parcel, unpack
 from aioproc._kernel.rights import RECEIVE_FLAGS, SEND_FLAGS, rights
 from aioproc._kernel.waiting import in_thread
 
@@ -88,9 +88,9 @@ class Channel:
         if tail is None and isinstance(packed, bytes):
             (self.handle.view or self.handle.socket()).send(packed, SEND_FLAGS)
             return
-        parcel = parcel_of(packed)
-        pieces, tails = seal(parcel), () if tail is None else (tail,)
-        along = [handle.fileno() for handle in (*parcel.rights, *tails)]
+        pieces, tails = seal(packed), () if tail is None else (tail,)
+        own = () if isinstance(packed, bytes) else packed.rights
+        along = [handle.fileno() for handle in (*own, *tails)]
         try:
             self.handle.socket().sendmsg(pieces, rights(*along) if along else (), SEND_FLAGS)
         except OSError as error:
@@ -241,11 +241,13 @@ def channel() -> tuple[Channel, Channel]:
     return Channel(Handle(left.detach())), Channel(Handle(right.detach()))
 
 
-def seal(parcel: Parcel) -> Sequence[bytes]:
+def seal(packed: Packed) -> Sequence[bytes]:
     """Make the packet; what is too long for one is copied into a file in memory here."""
-    if parcel.packet is None:
-        parcel.packet = _whole(parcel)
-    return parcel.packet
+    if isinstance(packed, bytes):
+        return [packed]
+    if packed.packet is None:
+        packed.packet = _whole(packed)
+    return packed.packet
 
 
 async def sealed_in_loop(parcel: Parcel) -> None:
@@ -268,9 +270,7 @@ def _whole(parcel: Parcel) -> Sequence[bytes]:
         flags |= _MEMORY
         file, lengths = memory.stored(parcel.pieces, parcel.buffers)
         along.insert(0, file)
-        body: Sequence[bytes] = [
-            b"".join(map(_LENGTH.pack, lengths))
-        ]  # one: a packet has 1024 pieces at most
+        body: Sequence[bytes] = [b"".join(map(_LENGTH.pack, lengths))]  # sendmsg takes 1024 pieces
         parcel.pieces = parcel.buffers = ()
     else:
         body = [bytes(piece) for piece in parcel.pieces]  # itself, unless it could still change

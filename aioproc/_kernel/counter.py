@@ -6,10 +6,10 @@ Source: eventfd(2), proc(5) (/proc/self/fdinfo).
 from __future__ import annotations
 
 import os
-import select
 from typing import Any
 
 from aioproc._kernel.handle import Handle
+from aioproc._kernel.watch import ready
 
 
 class Counter:
@@ -42,7 +42,7 @@ class Counter:
     @property
     def raised(self) -> bool:
         """Whether it is more than zero."""
-        return _raised(self.handle)
+        return ready(self.handle)
 
     @property
     def value(self) -> int:
@@ -76,7 +76,7 @@ class Flag:
 
     @property
     def raised(self) -> bool:
-        return _raised(self.handle)
+        return ready(self.handle)
 
     def look(self) -> None:
         """An attempt that succeeds while the flag is raised.
@@ -86,9 +86,3 @@ class Flag:
         """
         if not self.raised:
             raise BlockingIOError
-
-
-def _raised(handle: Handle) -> bool:
-    poll = select.poll()
-    poll.register(handle.fileno(), select.POLLIN)
-    return bool(poll.poll(0))

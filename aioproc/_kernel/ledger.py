@@ -23,6 +23,7 @@ from aioproc._kernel.channel import Channel
 from aioproc._kernel.forks import no_fork
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.reopening import reopening_pipe
+from aioproc._kernel.watch import ready
 
 _COUNTER: Final = os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE
 _WRITING: Final = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -41,13 +42,6 @@ def value_of(count: Handle) -> int:
     finally:
         os.close(fd)
     return int(rest.split(None, 1)[0], 16)
-
-
-def ready(handle: Handle) -> bool:
-    """Whether there is something to read, or nobody who could write."""
-    poll = select.poll()
-    poll.register(handle.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def hung_up(handle: Handle) -> bool:

@@ -12,10 +12,11 @@ from aioproc._kernel.bell import Bell
 from aioproc._kernel.channel import Arrival, Channel, Crowded
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.intake import Intake
-from aioproc._kernel.ledger import Busy, Entry, Ledger, Tally, ended, hung_up, ready, reopened, value_of
+from aioproc._kernel.ledger import Busy, Entry, Ledger, Tally, ended, hung_up, reopened, value_of
 from aioproc._kernel.listening import Listening
 from aioproc._kernel.parcel import Packed
 from aioproc._kernel.waiting import Right
+from aioproc._kernel.watch import ready
 from aioproc.errors import TasksLost
 
 RIGHTS_TO_PUT: Final = 2  # each put rings those who listen for places once more
@@ -104,8 +105,7 @@ class Store(Intake):
             self.backlog.keep(packed, None, None, in_loop)
 
     def _put_entered(self, packed: Packed, in_loop: bool) -> None:
-        if not isinstance(packed, bytes):
-            packets.seal(packed)
+        packets.seal(packed)
         if self.ledger.has_place():
             try:
                 self._put_counted(packed, in_loop)
@@ -210,10 +210,11 @@ class Store(Intake):
 
     def pump(self) -> None:
         """Write what goes of what this process has put and still keeps."""
-        try:
-            self.backlog.pump()
-        except (BlockingIOError, Crowded):
-            pass
+        if self.backlog.kept:
+            try:
+                self.backlog.pump()
+            except (BlockingIOError, Crowded):
+                pass
 
     def take_more(self, found: list[Any], most: int) -> None:
         """Take what is there now, until there are ``most``; what cannot be opened raises at the next get."""

@@ -16,6 +16,13 @@ HANG_UP: Final = select.EPOLLHUP
 ONCE: Final = select.EPOLLET  # report each change once, not for as long as it lasts
 
 
+def ready(handle: Handle) -> bool:
+    """Whether there is something to read, or nobody who could write."""
+    poll = select.poll()
+    poll.register(handle.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
 class Watch(Handle):
     """A private epoll descriptor; give it to `until`, and ask `ready` in the attempt.
 

@@ -7,21 +7,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from aioproc._kernel.bell import Bell
-from aioproc._kernel.channel import (
-    Arrival,
-    Channel,
-    channel,
-    length,
-    opened,
-    opened_bytes,
-    raw,
-    sealed_in_loop,
-)
+from aioproc._kernel.channel import Channel, channel, length, opened, opened_bytes, raw, sealed_in_loop
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.intake import Intake
-from aioproc._kernel.ledger import ready
 from aioproc._kernel.parcel import Packed, pack
 from aioproc._kernel.waiting import checkpoint, spent, until, until_blocking, until_later
+from aioproc._kernel.watch import ready
 
 __all__ = ["Connection", "Pipe", "SyncConnection", "wait"]
 
@@ -143,21 +134,10 @@ class Connection(_End):
         If a peer dies: Whole objects stay; a half-sent one is never seen.
         Cost: One system call when one is there, else one wake-up more.
         """
-        arrival = await self._taken()
+        arrival = await until(self._intake.take, self._receiving())
         if arrival is None or arrival[2]:
             return await self._intake.open_in_loop(arrival)
         return opened(arrival)
-
-    async def _taken(self) -> Arrival | None:
-        handle = self._receiving()
-        if spent():
-            await checkpoint()
-        if not handle.lines:  # nobody waits before us
-            try:
-                return self._intake.take()
-            except BlockingIOError:
-                pass
-        return await until_later(self._intake.take, handle)
 
     async def send_bytes(self, buffer: Any, offset: int = 0, size: int | None = None) -> None:
         """Send bytes as one message; see `send`."""
@@ -169,7 +149,7 @@ class Connection(_End):
         Raises:
             OSError: It is longer than ``maxlength``; it is still there.
         """
-        arrival = await self._taken()
+        arrival = await until(self._intake.take, self._receiving())
         self._check_length(arrival, maxlength)
         return await self._intake.open_in_loop(arrival, opened_bytes)  # type: ignore[no-any-return]
 
@@ -189,7 +169,7 @@ class Connection(_End):
             await sealed_in_loop(packed)
         if spent():
             await checkpoint()
-        if not handle.lines:  # nobody waits before us
+        if not handle.lines:  # as in `until`, without a coroutine more
             try:
                 self._channel.send(packed)
                 return
