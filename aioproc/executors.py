@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from functools import partial
 from typing import Any, Final
@@ -109,8 +109,7 @@ class Executors:
             if self._factory is None:
                 self._stop_watching()
             else:
-                self._loop.spawn(self._shut_down, f"shut down {self.name}")
-                self._busy += 1
+                self._spawn(self._shut_down, f"shut down {self.name}")
 
     def terminate(self, open_results: Iterable[AsyncResult[Any]]) -> None:
         """Cancel what waits; what runs goes on unheard, as an executor cannot stop it."""
@@ -144,8 +143,7 @@ class Executors:
         if executor is not None and not _starts_processes(executor):
             self._take_in(executor)
             return
-        self._busy += 1
-        self._loop.spawn(partial(self._made, executor), f"start the workers of {self.name}")
+        self._spawn(partial(self._made, executor), f"start the workers of {self.name}")
 
     async def _made(self, executor: Executor | None) -> None:
         def make() -> Executor:
@@ -163,14 +161,13 @@ class Executors:
             for task in self._waiting:
                 task.result._raise(failure)
             self._waiting.clear()
-        self._ended_one()
 
     def _take_in(self, executor: Executor) -> None:
         self._executor = executor
         self.name = type(executor).__name__
         self._limit = getattr(executor, "_max_workers", None)
         self.capacity = self._limit or os.cpu_count() or 1
-        self._watch = Watch(self._loop, executor)
+        self._watch = Watch(self._loop, executor, self._spawn)
         self._watch.look()
         self._feed()
 
@@ -182,7 +179,16 @@ class Executors:
                 await ticket
             if self._executor is not None:
                 await anyio.to_thread.run_sync(self._executor.shutdown)
-        self._ended_one()
+
+    def _spawn(self, work: Callable[[], Awaitable[None]], name: str) -> None:
+        """Do work in the background that `join` waits for."""
+
+        async def counted() -> None:
+            await work()
+            self._ended_one()
+
+        self._busy += 1
+        self._loop.spawn(counted, name)
 
     def _ended_one(self) -> None:
         self._busy -= 1
@@ -203,13 +209,8 @@ class Executors:
         self._executor = None
         self._stop_watching()
         self.restarts += 1
-        self._loop.spawn(partial(self._put_away, broken), f"put away a broken {self.name}")
-        self._busy += 1
+        self._spawn(partial(anyio.to_thread.run_sync, broken.shutdown), f"put away a broken {self.name}")
         self._prepare(None)
-
-    async def _put_away(self, broken: Executor) -> None:
-        await anyio.to_thread.run_sync(broken.shutdown)
-        self._ended_one()
 
     # Calls
 

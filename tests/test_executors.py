@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ import anyio
 import pytest
 
 from aioproc import AsyncPool, Queue, RemoteTraceback, WorkerDied
-from aioproc._kernel import there
+from aioproc._kernel import stuck, there
 from tests import tasks
 
 pytestmark = [
@@ -205,6 +206,25 @@ async def test_a_death_half_way_through_a_result_breaks_an_instance() -> None:
             for result in (beside, torn, later):
                 with pytest.raises(WorkerDied):
                     await result
+    await anyio.to_thread.run_sync(executor.shutdown)
+
+
+async def test_the_pools_end_waits_for_what_looks_after_its_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread of the pool's is at work on an executor when its owner has it back."""
+    looked_after = threading.Event()
+
+    def break_slowly(dead: int, executor: Any) -> None:
+        break_if_stuck(dead, executor)
+        time.sleep(0.3)
+        looked_after.set()
+
+    break_if_stuck = stuck._break_if_stuck
+    monkeypatch.setattr(stuck, "_break_if_stuck", break_slowly)
+    executor = processes()
+    async with AsyncPool(executor=executor) as pool:
+        with pytest.raises(WorkerDied):
+            await pool.submit(tasks.die_inside_a_result)
+    assert looked_after.is_set()
     await anyio.to_thread.run_sync(executor.shutdown)
 
 

@@ -19,7 +19,7 @@ from aioproc._kernel.channel import Channel
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.lifeline import die_with
 from aioproc._kernel.outcome import described, raised, returned
-from aioproc._kernel.parcel import pickled, unpack
+from aioproc._kernel.parcel import Packed, pickled, unpack
 
 SIGNALS_THAT_UNWIND: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -96,6 +96,7 @@ class Child(process.BaseProcess):
 
     def _bootstrap(self, parent_sentinel: int | None = None) -> int:
         if not self.deaf:
+            _die_by_signals()  # until there is something to unwind
             listen_to_signals()
         if self.lifeline is not None:
             die_with(self.lifeline)
@@ -111,22 +112,35 @@ class Child(process.BaseProcess):
         """Do the work and send its outcome home."""
         assert self.home is not None
         try:
-            work = self._unpacked()
-            outcome = returned(self._performed(work))
+            outcome = self._outcome()
+            _die_by_signals()  # nothing is left to unwind
         except (Unwinding, KeyboardInterrupt) as stopped:
             self.ended_by = signal.SIGTERM if isinstance(stopped, Unwinding) else signal.SIGINT
+            for number in SIGNALS_THAT_UNWIND:  # a further one does not disturb what happens at exit
+                signal.signal(number, signal.SIG_IGN)
             raise SystemExit from None
-        except SystemExit:
-            raise
-        except BaseException as error:
-            delivered = _delivered(self.home, raised(error))
-            if not (self.quiet and delivered):
-                sys.stderr.write(f"Process {self.name}:\n{described(error)}")
-            raise SystemExit(1) from None
+        if isinstance(outcome, SystemExit):
+            raise outcome
+        if isinstance(outcome, BaseException):
+            self._fail(self.home, outcome)
         _delivered(self.home, outcome)
 
+    def _outcome(self) -> Packed | BaseException:
+        try:
+            return returned(self._performed(self._unpacked()))
+        except (Unwinding, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            return error
+
+    def _fail(self, home: Channel, error: BaseException) -> NoReturn:
+        delivered = _delivered(home, raised(error))
+        if not (self.quiet and delivered):
+            sys.stderr.write(f"Process {self.name}:\n{described(error)}")
+        raise SystemExit(1)
+
     def _unpacked(self) -> Work:
-        signal.signal(signal.SIGTERM, _unwind)
+        _unwind_by_signals()
         if isinstance(self.work, bytes):
             import_main(self.main)
             self.work = unpack(self.work)
@@ -157,6 +171,20 @@ def deafened() -> set[Any]:
 def listen_to_signals() -> None:
     """Take the signals that were held back while this process was made."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS_THAT_UNWIND)
+
+
+def _die_by_signals() -> None:
+    """What unwinds ends this process at once; what somebody else has set stays."""
+    if signal.getsignal(signal.SIGTERM) is _unwind:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _unwind_by_signals() -> None:
+    signal.signal(signal.SIGTERM, _unwind)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _revived(kind: type[Child], state: dict[str, Any], work: bytes) -> Child:
@@ -268,6 +296,7 @@ def _in_a_loop(work: Awaitable[Any], loop: tuple[str, dict[str, Any]]) -> Any:
         signal.signal(number, answer.note)  # what comes before the loop listens, and after
     backend, options = loop
     anyio.run(_cancelled_by_signals, work, answer, backend=backend, backend_options=options)
+    _unwind_by_signals()
     return answer.open()
 
 

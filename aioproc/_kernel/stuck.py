@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ import anyio
 from aioproc._kernel.background import Loop, Stop
 from aioproc._kernel.handle import Handle
 
+Spawn = Callable[[Callable[[], Awaitable[None]], str], object]
 NOTICE_SECONDS: Final = 0.5  # after which an executor has noticed a death, if it ever will
 
 
@@ -27,11 +29,15 @@ class Watch:
 
     The attributes read here are private to the stdlib's executor and to loky's; of one that lacks them,
     nothing is watched.
+
+    Args:
+        spawn: Runs a coroutine function under a name in the background, to the end.
     """
 
-    def __init__(self, loop: Loop, executor: Any) -> None:
+    def __init__(self, loop: Loop, executor: Any, spawn: Spawn) -> None:
         self._loop = loop
         self._executor = executor
+        self._spawn = spawn
         self._stops: dict[int, Stop] = {}
 
     def look(self) -> None:
@@ -60,7 +66,7 @@ class Watch:
     def _judge(self, pid: int) -> None:
         del self._stops[pid]
         work = partial(anyio.to_thread.run_sync, partial(_break_if_stuck, pid, self._executor))
-        self._loop.spawn(work, "look after an executor")
+        self._spawn(work, "look after an executor")
 
     def stop(self) -> None:
         """Watch no more."""

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from itertools import chain
+from multiprocessing import util
 from typing import Any, NoReturn
 
 import anyio
@@ -94,6 +95,26 @@ def plain_wait(to: Handle) -> None:
         signalled.sleep()
     finally:
         tell(to, "finally")
+
+
+def signalled_at_every_step_of_the_end(to: Handle) -> None:
+    """As `plain_wait`, and whatever sets a signal's handler afterwards is hit by another SIGTERM first."""
+
+    def hit_first(number: int, handler: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return set_handler(number, handler)
+
+    set_handler = signal.signal
+    try:
+        plain_wait(to)
+    finally:
+        signal.signal = hit_first  # type: ignore[assignment]
+
+
+def signalled_at_exit(number: int) -> str:
+    """Returns, and is hit by a signal while what was registered for the exit is run."""
+    util.Finalize(None, os.kill, (os.getpid(), number), exitpriority=10)
+    return "returned"
 
 
 async def async_wait(to: Handle) -> None:

@@ -285,6 +285,25 @@ async def test_sigterm_unwinds(ctx: Context, words: Words, target: Any) -> None:
         await p.result()
 
 
+async def test_sigterm_at_every_step_of_the_end(words: Words) -> None:
+    """However late another SIGTERM comes to a child that unwinds, the exit code says -15."""
+    async with Process(target=targets.signalled_at_every_step_of_the_end, args=(words.to,)) as p:
+        assert await words.next() == "ready"
+        p.terminate()
+    assert await words.next() == "finally"
+    assert p.exitcode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_after_the_target_has_returned(number: int, capfd: Any) -> None:
+    """It ends the child at once, quietly: the value has gone home, and the exit code tells of the signal."""
+    p = Process(target=targets.signalled_at_exit, args=(number,))
+    assert await p == "returned"
+    await p.join()
+    assert p.exitcode == -number
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("target", [targets.plain_wait, targets.async_wait])
 async def test_interrupt_unwinds_quietly(ctx: Context, words: Words, target: Any, capfd: Any) -> None:
     """interrupt() runs `finally`, prints no traceback, and the exit code says -2."""
@@ -363,13 +382,16 @@ async def test_cancelled_waits_leave_the_child_alone(words: Words) -> None:
 
 @pytest.mark.parametrize("delay", [0, 0.001, 0.005, 0.02])
 async def test_cancelled_start_leaves_no_child(ctx: Context, delay: float, words: Words) -> None:
-    """Cancelled at any moment of a start: there is no child, or one that was started as if not cancelled."""
+    """Cancelled at any moment of a start: no child, one that was killed, or one as if not cancelled."""
     p = ctx.Process(target=targets.async_wait, args=(words.to,))
     with anyio.move_on_after(delay) as scope:
         await p.start()
     if scope.cancelled_caught:
         words.to.close()
-        assert await words.next() == "the end"  # every copy of the child's end is closed
+        said = await words.next()
+        if said == "ready":
+            said = await words.next()
+        assert said == "the end"  # every copy of the child's end is closed, and no "finally" was run
     else:
         await p.stop()
 
