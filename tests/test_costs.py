@@ -67,15 +67,15 @@ lock: acquire, release
 lock: twin's acquire, release
     recvmsg ioctl sendmsg close
 lock: acquire waits for a release
-    recvmsg epoll_del yield recvmsg sendmsg close epoll_wait epoll_add yield ioctl recvmsg sendmsg close
-    close close sleep yield recvmsg recvmsg ioctl sendmsg close yield
+    recvmsg epoll_del yield recvmsg sendmsg close epoll_add yield ioctl recvmsg sendmsg close close close
+    sleep yield recvmsg recvmsg sendmsg close yield
 rlock: acquire, release
     recvmsg ioctl sendmsg close
 bounded semaphore: acquire, release
     recvmsg ioctl sendmsg close
 bounded semaphore: acquire waits for a release
-    recvmsg epoll_del yield recvmsg sendmsg close epoll_wait epoll_add yield ioctl recvmsg sendmsg close
-    close close sleep yield recvmsg recvmsg ioctl sendmsg close yield
+    recvmsg epoll_del yield recvmsg sendmsg close epoll_add yield ioctl recvmsg sendmsg close close close
+    sleep yield recvmsg recvmsg sendmsg close yield
 semaphore: acquire, release
     ioctl eventfd_read eventfd_write
 semaphore: acquire waits for a release
@@ -83,10 +83,9 @@ semaphore: acquire waits for a release
     eventfd_write sleep yield eventfd_read epoll_del ioctl sendmsg close eventfd_write yield
 semaphore: acquire waits behind another
     ioctl eventfd_read epoll_del yield ioctl eventfd_read recvmsg eventfd_read getpid epoll_add yield
-    ioctl poll recvmsg sendmsg close epoll_wait epoll_add yield eventfd_write sleep yield eventfd_read
-    epoll_del ioctl recvmsg poll recvmsg epoll_change close close sendmsg close close close yield
-    eventfd_write sleep yield epoll_wait recvmsg eventfd_read recvmsg ioctl sendmsg close eventfd_write
-    yield
+    ioctl poll recvmsg sendmsg close epoll_add yield eventfd_write sleep yield eventfd_read epoll_del
+    ioctl recvmsg poll recvmsg epoll_change close close sendmsg close close close yield eventfd_write
+    sleep yield epoll_wait recvmsg eventfd_read recvmsg sendmsg close eventfd_write yield
 event: set
     eventfd_write
 event: wait, set already
@@ -98,7 +97,7 @@ event: wait waits for set
 condition: wait waits for notify
     yield recvmsg sendmsg close ioctl sendmsg close epoll_wait yield recvmsg recvmsg dup poll sendmsg
     close close close ioctl recvmsg sendmsg close close close close sleep yield epoll_wait recvmsg
-    recvmsg ioctl sendmsg close yield
+    recvmsg sendmsg close yield
 pool: call, in the parent
     send sleep recvmsg_into yield
 pool: call, in the worker

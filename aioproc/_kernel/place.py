@@ -51,7 +51,6 @@ class Place(Private):
         self.stale = False  # nobody else may join
         self._tickets = 0  # at most so many are in the line, or in a releaser's hands
         self._crowded = False
-        self._slept = False
         self._spare: Handle | None = None  # the receipt that came back, while no ticket of ours is anywhere
         with no_fork:
             mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -72,7 +71,6 @@ class Place(Private):
     def join(self) -> None:
         """One more waits here."""
         self.waiters += 1
-        self._slept = False
         try:
             self._post()
         except BaseException:
@@ -94,7 +92,7 @@ class Place(Private):
         Raises:
             BlockingIOError: Not yet.
         """
-        if self._slept and self._came():  # that is what wakes us, mostly
+        if self._came():  # that is what wakes us, mostly
             return
         ready = self.watch.ready()
         if self._arrived(ready):
@@ -102,7 +100,6 @@ class Place(Private):
         self._recover(ready)
         self._post()
         if self._source.back.fileno() not in ready:
-            self._slept = True
             raise BlockingIOError
         self._source.take()
 

@@ -28,7 +28,7 @@ from aioproc._kernel.place import PACKET_BYTES, Place, Places
 from aioproc._kernel.reopening import reopening_pipe
 from aioproc._kernel.rights import INT, ONE, RECEIVE_FLAGS, SEND_FLAGS, Received, receive, rights
 from aioproc._kernel.ticket import Ticket, next_ticket
-from aioproc._kernel.waiting import checkpoint, spent, until, until_blocking
+from aioproc._kernel.waiting import checkpoint, spent, until_blocking, until_blocking_later, until_later
 
 MOST_PIPES: Final = 128
 LINE_BYTES: Final = 1 << 20
@@ -151,7 +151,7 @@ class Tokens(Private):
             pass
         place = self._places.of_loop()
         try:
-            await until(place.attempt, place.watch, timeout=timeout)
+            await until_later(place.attempt, place.watch, timeout=timeout)
         finally:
             self._places.leave(place)
 
@@ -163,7 +163,8 @@ class Tokens(Private):
             pass
         place = self._places.of_thread()
         try:
-            until_blocking(place.attempt, place.watch, timeout=timeout)
+            wait = until_blocking_later if timeout is None else until_blocking
+            wait(place.attempt, place.watch, timeout=timeout)
         finally:
             self._places.leave(place)
 
@@ -201,7 +202,9 @@ class Tokens(Private):
             while self._wanted or unread(self.front):
                 ticket = self._next_ticket()
                 self._wanted = ticket is not None  # so the next release need not ask
-                if ticket is not None and ticket.redeem(packet, fd):
+                if ticket is None:
+                    break
+                if ticket.redeem(packet, fd):
                     return
             self._front_view.sendmsg([packet], rights(fd), SEND_FLAGS)
         finally:

@@ -358,14 +358,27 @@ def until_blocking(
     try:
         return attempt()
     except BlockingIOError:
-        pass
+        return until_blocking_later(attempt, handle, event, timeout, right_of)
+
+
+def until_blocking_later(
+    attempt: Callable[[], T],
+    handle: Handle,
+    event: Event = "read",
+    timeout: float | None = None,
+    right_of: Callable[[], Right | None] = _needs_none,
+) -> T:
+    """As `until_blocking`, after an attempt that failed."""
     deadline = None if timeout is None else time.monotonic() + timeout
     right = right_of()
     if right is None:
         return _asleep_blocking(attempt, handle, event, deadline)
     right.acquire_blocking(timeout)
     try:
-        return _asleep_blocking(attempt, handle, event, deadline)
+        try:
+            return attempt()
+        except BlockingIOError:
+            return _asleep_blocking(attempt, handle, event, deadline)
     finally:
         right.release()
 
@@ -374,14 +387,14 @@ def _asleep_blocking(attempt: Callable[[], T], handle: Handle, event: Event, dea
     poll = select.poll()
     poll.register(handle.fileno(), _POLL[event])
     while True:
-        try:
-            return attempt()
-        except BlockingIOError:
-            pass
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             raise TimeoutError("not in time")
         poll.poll(None if left is None else left * 1000)
+        try:
+            return attempt()
+        except BlockingIOError:
+            pass
 
 
 async def in_thread(work: Callable[[], object]) -> None:
