@@ -7,6 +7,7 @@ import importlib
 import os
 import signal
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -64,6 +65,19 @@ def open_descriptors() -> dict[int, str]:
     return found
 
 
+def _more_than(descriptors: dict[int, str]) -> dict[int, str]:
+    return {fd: what for fd, what in open_descriptors().items() if descriptors.get(fd) != what}
+
+
+def _let_threads_end() -> None:
+    """A thread holds what it ran until the kernel has seen its end, and Python forgets it before that."""
+    known = {thread.native_id for thread in threading.enumerate()}
+    deadline = time.monotonic() + 10
+    for ending in [task for task in os.listdir("/proc/self/task") if int(task) not in known]:
+        while os.path.exists(f"/proc/self/task/{ending}") and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+
 def _helper_threads() -> set[threading.Thread]:
     """Idle threads that a loop keeps for later are not leaks."""
     return {t for t in threading.enumerate() if t.name.startswith(("Trio thread", "AnyIO worker"))}
@@ -104,7 +118,10 @@ def leak_guard(request: pytest.FixtureRequest) -> Iterator[None]:
     ]
     assert not left, f"children left behind: {left}"
     descriptors[server._forkserver_alive_fd or -1] = open_descriptors().get(server._forkserver_alive_fd, "")
-    more = {fd: what for fd, what in open_descriptors().items() if descriptors.get(fd) != what}
+    if _more_than(descriptors):
+        _let_threads_end()
+        gc.collect()
+    more = _more_than(descriptors)
     assert not more, f"descriptors left open: {more}"
     grown = set(threading.enumerate()) - threads - _helper_threads()
     assert not grown, f"threads left: {grown}"
