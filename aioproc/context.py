@@ -92,8 +92,8 @@ def get_context(method: str | None = None) -> Context:
 
 def get_all_start_methods() -> list[str]:
     """What `set_start_method` takes here, the default first."""
-    available = multiprocessing.get_all_start_methods()
-    return sorted(available, key=lambda method: ["forkserver", "spawn", "fork"].index(method))
+    available = multiprocessing.get_all_start_methods()  # other libraries may have added theirs
+    return [method for method in ("forkserver", "spawn", "fork") if method in available]
 
 
 def get_start_method(allow_none: bool = False) -> str:

@@ -10,7 +10,7 @@ from aioproc._kernel.background import Loop
 from aioproc._kernel.waiting import in_thread
 from aioproc._kernel.wire import Letter, Message
 from aioproc.results import AsyncResult
-from aioproc.task import Outcome, Task, outcome_of, settle
+from aioproc.task import Outcome, Task, outcome_of
 
 __all__ = ["Copies"]
 
@@ -72,4 +72,4 @@ class Copies:
     async def _open(self, result: AsyncResult[Any], message: Message) -> None:
         found: list[Outcome] = []
         await in_thread(lambda: found.append(outcome_of(message)))
-        settle(result, *found[0])
+        result._settle(*found[0])

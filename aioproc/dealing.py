@@ -134,12 +134,12 @@ class Dealer:
             self._feed_shared(station)
             return
         backlog, sent, most = self._backlog, station.sent, self._tasks_per_child
-        room = self._most_ahead() + 1
+        room = 1 if _streams(station) else self._most_ahead() + 1
         while backlog and len(sent) < room and (most is None or station.assigned < most):
             task = backlog[0]
             if task.result._done:  # cancelled while it waited
                 backlog.popleft()
-            elif (sent and not _may_wait_in(station, task)) or not self._send(station, task, backlog):
+            elif (sent and not task.may_wait) or not self._send(station, task, backlog) or task.item:
                 return
 
     def _feed_shared(self, station: Station) -> None:
@@ -165,7 +165,7 @@ class Dealer:
         count = len(station.sent)
         if task.shared:
             return count < self._tasks_at_once
-        return count == 0 or (count <= self._most_ahead() and _may_wait_in(station, task))
+        return count == 0 or (count <= self._most_ahead() and task.may_wait and not _streams(station))
 
     def _most_ahead(self) -> int:
         """How many short tasks a worker gets beside the one that it runs."""
@@ -233,9 +233,9 @@ class Dealer:
             station.retire()
 
 
-def _may_wait_in(station: Station, task: Task) -> bool:
-    """Whether a task may be sent ahead to a worker that has something else in hand."""
-    return type(task.mail) is bytes and task.item is None and next(iter(station.sent.values())).item is None
+def _streams(station: Station) -> bool:
+    """Whether a worker runs a generator, which may take as long as its consumer."""
+    return next((task.item is not None for task in station.sent.values()), False)
 
 
 def _drop_settled(queue: deque[Task]) -> bool:

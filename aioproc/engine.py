@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from aioproc._kernel.background import Loop, Stop, Ticket, running_loop
 from aioproc.errors import queue_error
-from aioproc.orders import Call, Item, Order, PoolStats, Settings, WorkerStats
-from aioproc.results import AsyncResult
+from aioproc.orders import Call, Item, PoolStats, Settings, WorkerStats, name_of
+from aioproc.results import AsyncResult, Settled
 
 __all__ = ["Books", "Engine"]
 
@@ -74,6 +74,7 @@ class Books:
     def __init__(self, make: Callable[[Loop], Engine], max_pending: int | None) -> None:
         self._make = make
         self._max_pending = max_pending
+        self.is_limited = max_pending is not None
         self._engine: Engine | None = None
         self._loop: Loop | None = None
         self._open: set[AsyncResult[Any]] = set()
@@ -121,26 +122,44 @@ class Books:
 
     def take_on(
         self,
-        order: Order,
-        name: str,
+        call: Call,
+        settings: Settings,
+        name: str | None = None,
         callback: Callable[[Any], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-        settled: Callable[[AsyncResult[Any]], object] | None = None,
+        settled: Settled | None = None,
+        item: Item | None = None,
     ) -> AsyncResult[Any]:
-        """Hand a call to the engine."""
-        loop, engine = self.loop, self.engine
+        """Hand a call to the engine.
+
+        Args:
+            name: What it is named in statistics; None: after its function.
+            item: Takes what a stream yields.
+        """
+        loop, order = self.loop, self.order(call, settings, item)
         if self._over:
             raise ValueError(f"the pool is {self.state}")
-        result: AsyncResult[Any]
-        order.result = result = AsyncResult(loop, name, self, callback, error_callback, settled)
-        result._task = order
+        result: AsyncResult[Any] = AsyncResult(
+            loop, name or name_of(call[0], settings), self, callback, error_callback, settled
+        )
+        order.result, result._task = result, order
         self._open.add(result)
-        seconds = order.settings.timeout
-        if seconds is not None:
-            error = TimeoutError(f"{name} did not end within {seconds} s and was stopped")
-            self._timers[result] = loop.later(seconds, lambda: engine.stop(result, error))
+        if settings.timeout is not None:
+            self._stop_after(settings.timeout, result)
+        engine = self._engine
+        assert engine is not None
         engine.submit(order)
         return result
+
+    def order(self, call: Call, settings: Settings, item: Item | None) -> Any:
+        """What the engine is given for a call; TypeError or NotImplementedError when it cannot be done."""
+        if not callable(call[0]):
+            raise TypeError(f"func must be callable, not {call[0]!r}")
+        return self.engine.order(call, settings, item)
+
+    def _stop_after(self, seconds: float, result: AsyncResult[Any]) -> None:
+        error = TimeoutError(f"{result.name} did not end within {seconds} s and was stopped")
+        self._timers[result] = self.loop.later(seconds, lambda: self.engine.stop(result, error))
 
     def stop(self, result: AsyncResult[Any]) -> bool:
         """Stop a call, because its caller wants so."""
@@ -197,8 +216,10 @@ class Books:
         return len(self._open) < self.engine.capacity + self._max_pending
 
     def need_room(self) -> None:
-        """QueueFull when as many calls wait as may."""
-        if not self.has_room():
+        """QueueFull when as many calls wait as may; ValueError when the pool is closed."""
+        if self.state != "open":
+            raise ValueError(f"the pool is {self.state}")
+        if self.is_limited and not self.has_room():
             raise queue_error("Full")(f"{self._max_pending} calls wait for a worker already")
 
     async def room(self) -> None:

@@ -248,7 +248,7 @@ class Executors:
         self._running.discard(task)
         task.result.pid, task.result.started, task.result.elapsed = pid, True, seconds
         if returned:
-            task.result._return(value)
+            task.result._settle(value)
         else:
             error = RemoteError(value) if isinstance(value, str) else value
             error.__cause__ = RemoteTraceback(text)

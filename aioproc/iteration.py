@@ -12,8 +12,8 @@ from aioproc._kernel.background import Stop, Ticket
 from aioproc._kernel.waiting import shielded
 from aioproc._kernel.wire import STREAM_AHEAD
 from aioproc.engine import Books
-from aioproc.orders import Item, Order
-from aioproc.results import AsyncResult
+from aioproc.orders import Item
+from aioproc.results import AsyncResult, Settled
 
 __all__ = ["Results", "Stream"]
 
@@ -71,7 +71,7 @@ class Results(_Iteration[T]):
         books: Books,
         source: Iterable[Any] | AsyncIterable[Any],
         chunksize: int,
-        order: Callable[[list[Any]], Order],
+        take_on: Callable[[list[Any], Settled], AsyncResult[Any]],
         name: str,
         ordered: bool,
         window: int,
@@ -79,7 +79,7 @@ class Results(_Iteration[T]):
         super().__init__(books)
         self._length = len(source) if isinstance(source, Sized) else None
         self._chunksize = chunksize
-        self._order = order
+        self._take_on = take_on
         self._name = name
         self._ordered = ordered
         self._window = window
@@ -179,8 +179,7 @@ class Results(_Iteration[T]):
         self._failure, self._exhausted = failure, True
 
     def _submit(self, chunk: list[Any]) -> None:
-        result = self._books.take_on(self._order(chunk), self._name, settled=self._one_ended)
-        self._pending.append(result)
+        self._pending.append(self._take_on(chunk, self._one_ended))
 
     def _one_ended(self, result: AsyncResult[Any]) -> None:
         if not self._ordered:
@@ -242,9 +241,9 @@ class Results(_Iteration[T]):
 class Stream(_Iteration[T]):
     """What a generator yields in a worker, one item at a time; see `AsyncPool.stream`."""
 
-    def __init__(self, books: Books, order: Callable[[Item], Order], name: str) -> None:
+    def __init__(self, books: Books, take_on: Callable[[Item, Settled], AsyncResult[Any]], name: str) -> None:
         super().__init__(books)
-        self._order = order
+        self._take_on = take_on
         self._name = name
         self._arrived: deque[tuple[Any, BaseException | None]] = deque()
         self._taken = 0
@@ -257,9 +256,7 @@ class Stream(_Iteration[T]):
         result = self._result
         if result is None:
             await self._books.room()
-            result = self._result = self._books.take_on(
-                self._order(_weakly(self._came)), self._name, settled=_weakly(self._tell)
-            )
+            result = self._result = self._take_on(_weakly(self._came), _weakly(self._tell))
         while not self._arrived:
             if result.ready():
                 self._over = True

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from aioproc.results import AsyncResult
 
-__all__ = ["Order", "PoolStats", "Settings", "WorkerStats"]
+__all__ = ["Order", "PoolStats", "Settings", "WorkerStats", "name_of"]
 
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]  # a function and its arguments
@@ -24,6 +24,11 @@ class Settings:
     retries: int = 0
     grace: float = 0.0
     name: str | None = None
+
+
+def name_of(func: Any, settings: Settings) -> str:
+    """What a call is named in statistics."""
+    return settings.name or getattr(func, "__qualname__", None) or repr(func)
 
 
 class Order(Protocol):

@@ -15,8 +15,8 @@ from aioproc._kernel.waiting import shielded
 from aioproc._kernel.wire import is_asynchronous
 from aioproc.engine import Books, Engine
 from aioproc.iteration import Results, Stream
-from aioproc.orders import Item, Order, PoolStats, Settings
-from aioproc.results import AsyncResult
+from aioproc.orders import Call, Item, PoolStats, Settings, name_of
+from aioproc.results import AsyncResult, Settled
 
 if TYPE_CHECKING:
     from aioproc._kernel.background import Loop, Stop
@@ -141,10 +141,11 @@ class AsyncPool:
         If a peer dies: WorkerDied, for this call only; see ``options(retries=...)``.
         Cost: One message to the worker and one back.
         """
-        self._books.check_open()
-        if not self._books.has_room():
-            await self._books.room()
-        return await self._take_on(func, tuple(args), dict(kwds))
+        books = self._books
+        books.check_open()
+        if books.is_limited:
+            await books.room()
+        return await books.take_on((func, tuple(args), dict(kwds)), self._settings)
 
     @overload
     def apply_async(
@@ -188,9 +189,9 @@ class AsyncPool:
             QueueFull: ``max_pending`` calls wait already.
             ValueError: The pool is closed.
         """
-        self._books.check_open()
         self._books.need_room()
-        return self._take_on(func, tuple(args), dict(kwds), callback, error_callback)
+        call = func, tuple(args), dict(kwds)
+        return self._books.take_on(call, self._settings, callback=callback, error_callback=error_callback)
 
     @overload
     def submit(
@@ -202,34 +203,8 @@ class AsyncPool:
 
     def submit(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
         """Call ``func(*args, **kwargs)`` in a worker, and return at once; see `apply_async`."""
-        self._books.check_open()
         self._books.need_room()
-        return self._take_on(func, args, kwargs)
-
-    def _take_on(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        callback: Callable[[Any], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None,
-    ) -> AsyncResult[Any]:
-        order = self._order(func, args, kwargs)
-        return self._books.take_on(order, self._name_of(func), callback, error_callback)
-
-    def _order(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        item: Item | None = None,
-    ) -> Order:
-        if not callable(func):
-            raise TypeError(f"func must be callable, not {func!r}")
-        return self._books.engine.order((func, args, kwargs), self._settings, item)  # type: ignore[no-any-return]
-
-    def _name_of(self, func: Any) -> str:
-        return self._settings.name or getattr(func, "__qualname__", None) or repr(func)
+        return self._books.take_on((func, args, kwargs), self._settings)
 
     # Many calls
 
@@ -352,23 +327,32 @@ class AsyncPool:
 
         If a peer dies: WorkerDied, after the items that came before.
         """
-        self._books.check_open()
-        self._order(func, args, kwargs, item=_nobody)  # an error now, if it cannot
-        return Stream(self._books, lambda item: self._order(func, args, kwargs, item), self._name_of(func))
+        books, settings, name = self._books, self._settings, name_of(func, self._settings)
+        books.check_open()
+        call = func, args, kwargs
+        books.order(call, settings, _nobody)  # an error now, if it cannot
+
+        def take_on(item: Item, settled: Settled) -> AsyncResult[Any]:
+            return books.take_on(call, settings, name, settled=settled, item=item)
+
+        return Stream(books, take_on, name)
 
     def _results(
         self, func: Callable[..., Any], iterable: Input[Any], chunksize: int, star: bool, ordered: bool
     ) -> Results[Any]:
         _at_least(1, chunksize=chunksize)
         run: Callable[..., Any] = run_chunk_async if is_asynchronous(func) else run_chunk
+        books, settings, name = self._books, self._settings, name_of(func, self._settings)
 
-        def order(chunk: list[Any]) -> Order:
+        def take_on(chunk: list[Any], settled: Settled) -> AsyncResult[Any]:
             if chunksize > 1:
-                return self._order(run, (func, star, chunk), {})
-            return self._order(func, tuple(chunk[0]) if star else (chunk[0],), {})
+                call: Call = run, (func, star, chunk), {}
+            else:
+                call = func, tuple(chunk[0]) if star else (chunk[0],), {}
+            return books.take_on(call, settings, name, settled=settled)
 
-        window = CHUNKS_PER_WORKER * self._books.engine.capacity
-        return Results(self._books, iterable, chunksize, order, self._name_of(func), ordered, window)
+        window = CHUNKS_PER_WORKER * books.engine.capacity
+        return Results(books, iterable, chunksize, take_on, name, ordered, window)
 
     async def _collect(
         self, func: Callable[..., Any], iterable: Input[Any], chunksize: int | None, star: bool
@@ -416,12 +400,12 @@ class AsyncPool:
 
         async def collect() -> None:
             try:
-                whole._return(await self._collect(func, iterable, chunksize, star))
+                whole._settle(await self._collect(func, iterable, chunksize, star))
             except Exception as failure:
                 whole._raise(failure)
 
         whole: AsyncResult[list[Any]] = self._books.whole(
-            self._name_of(func), cancel, callback, error_callback
+            name_of(func, self._settings), cancel, callback, error_callback
         )
         stop = self._books.loop.spawn(collect, f"map {whole.name}")
         return whole

@@ -14,6 +14,7 @@ from aioproc.errors import RemoteError
 __all__ = ["AsyncResult"]
 
 T = TypeVar("T")
+Settled = Callable[["AsyncResult[Any]"], object]  # is told of a result that has its outcome
 
 
 class Owner(Protocol):
@@ -58,6 +59,7 @@ class AsyncResult(Generic[T]):
         "_owner",
         "_settled",
         "_task",
+        "_ticket",
         "_tickets",
         "_value",
         "elapsed",
@@ -73,7 +75,7 @@ class AsyncResult(Generic[T]):
         owner: Owner,
         callback: Callable[[T], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-        settled: Callable[[AsyncResult[Any]], object] | None = None,
+        settled: Settled | None = None,
     ) -> None:
         self._loop = loop
         self._owner = owner
@@ -84,6 +86,7 @@ class AsyncResult(Generic[T]):
         self._done = False
         self._value: Any = None
         self._error: BaseException | None = None
+        self._ticket: Ticket | None = None  # of the one task that mostly waits
         self._tickets: list[Ticket] | None = None
         self.name = name
         self.pid: int | None = None
@@ -120,7 +123,7 @@ class AsyncResult(Generic[T]):
     def __await__(self) -> Generator[Any, None, T]:
         if not self._done:
             try:
-                yield from self._ticket().__await__()
+                yield from self._new_ticket().__await__()
             except anyio.get_cancelled_exc_class():
                 self._abandon()
                 raise
@@ -132,9 +135,11 @@ class AsyncResult(Generic[T]):
         except NotImplementedError:  # it runs to its end, unheard
             pass
 
-    def _ticket(self) -> Ticket:
+    def _new_ticket(self) -> Ticket:
         ticket = self._loop.ticket()
-        if self._tickets is None:
+        if self._ticket is None:
+            self._ticket = ticket
+        elif self._tickets is None:
             self._tickets = [ticket]
         else:
             self._tickets.append(ticket)
@@ -147,7 +152,7 @@ class AsyncResult(Generic[T]):
         """
         if self.ready():
             return
-        ticket = self._ticket()
+        ticket = self._new_ticket()
         try:
             if timeout is None:
                 await ticket
@@ -155,7 +160,9 @@ class AsyncResult(Generic[T]):
                 with anyio.move_on_after(timeout):
                     await ticket
         finally:
-            if self._tickets:
+            if ticket is self._ticket:
+                self._ticket = None
+            elif self._tickets is not None:
                 self._tickets.remove(ticket)
 
     def ready(self) -> bool:
@@ -192,33 +199,39 @@ class AsyncResult(Generic[T]):
             raise self._error
         return self._value  # type: ignore[no-any-return]
 
-    def _return(self, value: Any) -> None:
-        """Settle it with a value; nothing happens when it is settled already."""
-        if not self._done:
-            self._value = value
-            self._wake(self._callback, value)
-
-    def _raise(self, error: BaseException) -> None:
-        """Settle it with an exception; nothing happens when it is settled already."""
-        if not self._done:
-            self._error = _harmless(error)
-            self._wake(self._error_callback, self._error)
-
-    def _wake(self, callback: Callable[[Any], object] | None, outcome: Any) -> None:
+    def _settle(self, value: Any, error: BaseException | None = None) -> None:
+        """Give it its outcome; nothing happens when it has one already."""
+        if self._done:
+            return
         self._done = True
         self._task = None  # which knows this result
+        self._value = value
+        if error is not None:
+            self._error = _harmless(error)
         self._owner.settled(self)
         if self._settled is not None:
             self._settled(self)
+        if self._ticket is not None:
+            self._loop.wake(self._ticket)
+            self._ticket = None
         if self._tickets is not None:
-            tickets, self._tickets = self._tickets, None
-            for ticket in tickets:
+            for ticket in self._tickets:
                 self._loop.wake(ticket)
-        if callback is not None:
-            try:
-                callback(outcome)
-            except Exception:
-                log.exception("a callback of %r raised", self)
+            self._tickets = None
+        if self._callback is not None or self._error_callback is not None:
+            self._call_back()
+
+    def _raise(self, error: BaseException) -> None:
+        self._settle(None, error)
+
+    def _call_back(self) -> None:
+        try:
+            if self._error is not None and self._error_callback is not None:
+                self._error_callback(self._error)
+            elif self._error is None and self._callback is not None:
+                self._callback(self._value)
+        except Exception:
+            log.exception("a callback of %r raised", self)
 
     def __repr__(self) -> str:
         return f"<AsyncResult {self.name} {self._state()}>"

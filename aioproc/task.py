@@ -7,11 +7,11 @@ from typing import Any
 
 from aioproc._kernel.outcome import opened
 from aioproc._kernel.station import Station
-from aioproc._kernel.wire import Kind, Mail, Message, called, is_asynchronous
+from aioproc._kernel.wire import Kind, Mail, Message, called
 from aioproc.orders import Call, Item, Settings
 from aioproc.results import AsyncResult
 
-__all__ = ["Outcome", "Task", "hand_over", "outcome_of", "settle"]
+__all__ = ["Outcome", "Task", "hand_over", "outcome_of"]
 
 Outcome = tuple[Any, BaseException | None]
 
@@ -28,6 +28,7 @@ class Task:
         station: The worker that it was sent to, until it is heard of again.
         waits: It is in a backlog.
         in_loop: It needs an event loop.
+        may_wait: It may be sent to a worker that has something else in hand.
         shared: It may run beside others in one worker.
     """
 
@@ -36,6 +37,7 @@ class Task:
         "in_loop",
         "item",
         "mail",
+        "may_wait",
         "number",
         "result",
         "retries",
@@ -55,13 +57,15 @@ class Task:
         self.item = item
         self.station: Station | None = None
         self.waits = False
-        self.in_loop = in_loop = is_asynchronous(call[0])
-        self.shared = shares and in_loop
         self.failure: Exception | None = None
+        self.may_wait = self.shared = self.in_loop = False
         try:
-            self.mail = called((Kind.CALL if item is None else Kind.STREAM) + in_loop, number, *call)
+            self.mail, self.in_loop = called(number, call, item is not None)
         except Exception as failure:
             self.failure = failure
+        else:
+            self.may_wait = item is None and type(self.mail) is bytes
+            self.shared = shares and self.in_loop
 
 
 def outcome_of(message: Message) -> Outcome:
@@ -76,14 +80,6 @@ def outcome_of(message: Message) -> Outcome:
         return None, error
     message.drop()
     return None, CancelledError()
-
-
-def settle(result: AsyncResult[Any], value: Any, error: BaseException | None) -> None:
-    """Give a result its outcome."""
-    if error is None:
-        result._return(value)
-    else:
-        result._raise(error)
 
 
 def hand_over(item: Item | None, message: Message) -> None:

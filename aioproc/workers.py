@@ -25,7 +25,7 @@ from aioproc.orders import Call, Item, Settings, WorkerStats
 from aioproc.results import AsyncResult
 from aioproc.staff import Staff, again, how, stats_of
 from aioproc.stopping import Stopper
-from aioproc.task import Task, hand_over, outcome_of, settle
+from aioproc.task import Task, hand_over, outcome_of
 
 __all__ = ["Workers"]
 
@@ -174,7 +174,10 @@ class Workers:
         try:
             for message in station.messages():
                 heard = True
-                self._take_in(station, message)
+                if message.kind in OUTCOMES:
+                    self._take_outcome(station, message)
+                else:
+                    self._take_in(station, message)
         except EOFError:
             self._staff.unwatch_home(station)
             return False
@@ -217,9 +220,7 @@ class Workers:
 
     def _take_in(self, station: Station, message: Message) -> None:
         kind = message.kind
-        if kind in OUTCOMES:
-            self._take_outcome(station, message)
-        elif kind == Kind.ITEM:
+        if kind == Kind.ITEM:
             task = station.sent.get(message.task)
             if task is None or task.result.ready():
                 message.drop()
@@ -252,5 +253,5 @@ class Workers:
         result.pid, result.started, result.elapsed = station.pid, True, message.number
         if message.is_heavy:
             self._copies.open(result, message)
-        else:
-            settle(result, *outcome_of(message))
+            return
+        result._settle(*outcome_of(message))

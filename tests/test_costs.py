@@ -99,7 +99,7 @@ condition: wait waits for notify
     close close close ioctl recvmsg sendmsg close close close close sleep yield epoll_wait recvmsg
     recvmsg sendmsg close yield
 pool: call, in the parent
-    send sleep recvmsg_into yield
+    send sleep recv_into yield
 pool: call, in the worker
     send poll recvmsg_into
 """

@@ -273,7 +273,7 @@ FOR_NEIGHBOURS = (
         "Task",
         "Workers",
     }
-    | {"again", "hand_over", "how", "outcome_of", "settle", "stats_of"}
+    | {"again", "hand_over", "how", "name_of", "outcome_of", "stats_of"}
 )
 
 

@@ -72,7 +72,7 @@ class Station:
         self._inbox = Post(inbox)
         self._behind = Post(Channel(Handle(os.dup(theirs.handle.fileno()), forks=False)))
         home, far_home = channel()
-        self.home = Post(home)
+        self.home = Post(home, announced=True)
         for ours in (self._inbox, self.home):
             ours.handle.keep_from_forks()
         worker = make(theirs)

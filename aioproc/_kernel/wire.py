@@ -48,6 +48,8 @@ class Kind:
     INTERRUPT = 31
     CREDIT = 32
 
+    LETTER_FOLLOWS = 33  # the next message is one for which there must be room for descriptors
+
     LAST_WORD = 40  # of a child that ends, see child.py; it has no address
     MOST = 45
 
@@ -78,6 +80,7 @@ class Letter:
             self._sealed = True
 
 
+Call = tuple[Any, tuple[Any, ...], dict[str, Any]]  # a function and its arguments
 Mail = bytes | Letter  # what is small is its packet
 
 
@@ -163,30 +166,37 @@ def signal_of(kind: int, task: int = 0, number: float = 0.0) -> bytes:
     return ADDRESS.pack(task, number, kind)
 
 
-def called(kind: int, task: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mail:
-    """A task. The name of a function is pickled once; of plain arguments, nothing but they are pickled."""
-    if not kwargs and type(func) is FunctionType and are_plain(args):
-        name = _names.get(func) or _named(func)
-        if name:
-            return name + dumps(args, 5) + ADDRESS.pack(task, len(name), kind)
-    return addressed(pack((func, args, kwargs)), kind, task)
+def called(task: int, call: Call, streams: bool) -> tuple[Mail, bool]:
+    """A task, and whether it needs an event loop.
+
+    The name of a function is pickled once; of plain arguments, nothing but they are pickled.
+    """
+    func, args, kwargs = call
+    kind = Kind.STREAM if streams else Kind.CALL
+    if type(func) is not FunctionType:
+        in_loop = is_asynchronous(func)
+    else:
+        name, in_loop = _known.get(func) or _learned(func)
+        if name and not kwargs and are_plain(args):
+            return name + dumps(args, 5) + ADDRESS.pack(task, len(name), kind + in_loop), in_loop
+    return addressed(pack(call), kind + in_loop, task), in_loop
 
 
-_names: dict[FunctionType, bytes] = {}
+_known: dict[FunctionType, tuple[bytes, bool]] = {}
 
 
-def _named(func: FunctionType) -> bytes:
-    """The pickle of a function that travels by its name; nothing for any other."""
+def _learned(func: FunctionType) -> tuple[bytes, bool]:
+    """The pickle of a function that travels by its name, else nothing; whether it needs an event loop."""
     try:
         name = dumps(func, 5)
     except Exception:  # a lambda or a closure
-        return b""
-    if pack(func) != name:  # by value, because no worker can import it
-        return b""
-    if len(_names) >= _NAMES_KEPT:
-        _names.clear()
-    _names[func] = name
-    return name
+        name = b""
+    if not name or pack(func) != name:  # by value, because no worker can import it
+        return b"", is_asynchronous(func)
+    if len(_known) >= _NAMES_KEPT:
+        _known.clear()
+    _known[func] = name, is_asynchronous(func)
+    return _known[func]
 
 
 def is_asynchronous(func: Any) -> bool:

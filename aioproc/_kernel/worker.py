@@ -90,7 +90,7 @@ class Worker:
     def born(self, child: Child) -> None:
         """Take the signals, and the channel home."""
         assert child.home is not None
-        self.home = Post(child.home)
+        self.home = Post(child.home, announced=True)
         self.controls = Controls(self.home)
         signal.signal(signal.SIGTERM, _left_to_the_parent)
         signal.signal(signal.SIGINT, self.controls.interrupted)

@@ -774,6 +774,16 @@ def test_setting_the_start_method_leaves_the_stdlib_alone() -> None:
     assert "already been set to 'fork'" in done.stdout
 
 
+def test_start_methods_of_other_libraries_are_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """loky adds its own to multiprocessing's once it is imported; that is none of ours."""
+    before = aioproc.get_all_start_methods()
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["loky", *before])
+    assert aioproc.get_all_start_methods() == before
+    assert aioproc.get_start_method() == before[0]
+    with pytest.raises(ValueError, match="cannot find context for 'loky'"):
+        aioproc.get_context("loky")
+
+
 def test_contexts_have_every_name() -> None:
     """A context offers what the module offers; unknown methods and names are the stdlib's errors."""
     for method in (None, *aioproc.get_all_start_methods()):
