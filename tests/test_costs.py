@@ -35,17 +35,17 @@ queue: twin's get
 queue: get waits for a put
     yield dup close recvmsg_into ioctl yield send sleep yield dup close recvmsg_into yield
 bounded queue: put
-    poll poll open flock eventfd_write eventfd_read send eventfd_read close
+    poll open flock eventfd_write eventfd_read send eventfd_read close
 bounded queue: get
     ioctl open flock eventfd_write dup close recvmsg_into eventfd_write eventfd_read close
 bounded queue: get waits for a put
-    yield ioctl ioctl poll poll ioctl yield poll poll open flock eventfd_write eventfd_read send
-    eventfd_read close sleep yield ioctl open flock eventfd_write dup close recvmsg_into eventfd_write
-    eventfd_read close yield
+    yield ioctl ioctl poll poll ioctl yield poll open flock eventfd_write eventfd_read send eventfd_read
+    close sleep yield ioctl open flock eventfd_write dup close recvmsg_into eventfd_write eventfd_read
+    close yield
 bounded queue: put waits for a get
-    epoll_del yield poll poll epoll_wait poll poll poll ioctl epoll_add yield ioctl open flock
-    eventfd_write dup close recvmsg_into eventfd_write eventfd_read close sleep yield poll poll open
-    flock eventfd_write eventfd_read send eventfd_read close yield
+    epoll_del yield poll epoll_wait poll poll ioctl epoll_add yield ioctl open flock eventfd_write dup
+    close recvmsg_into eventfd_write eventfd_read close sleep yield poll open flock eventfd_write
+    eventfd_read send eventfd_read close yield
 joinable queue: put
     poll open flock eventfd_write open sendmsg eventfd_write eventfd_read close close
 joinable queue: get

@@ -132,10 +132,6 @@ class Ledger:
     def __reduce__(self) -> tuple[Any, ...]:
         return Ledger, (self.size, self.tally, self.gate, self.marks, self.places)
 
-    def has_place(self) -> bool:
-        """Whether a place is free."""
-        return self.places is None or ready(self.places)
-
     def take_place(self) -> None:
         """Take a free place; BlockingIOError when there is none."""
         if self.places is not None:

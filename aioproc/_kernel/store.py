@@ -16,7 +16,7 @@ from aioproc._kernel.ledger import Busy, Entry, Ledger, Tally, ended, hung_up, r
 from aioproc._kernel.listening import Listening
 from aioproc._kernel.parcel import Packed
 from aioproc._kernel.waiting import Right
-from aioproc._kernel.watch import ready
+from aioproc._kernel.watch import readable
 from aioproc.errors import TasksLost
 
 RIGHTS_TO_PUT: Final = 2  # each put rings those who listen for places once more
@@ -96,17 +96,14 @@ class Store(Intake):
                     raise
             self.backlog.keep(packed, None, None, in_loop)
             return
-        if self._ending or self._is_shut():
-            self.check()
-            raise BrokenPipeError("shut down")
+        has_place = self._has_place()
         if self.may_wait:
-            self._put_entered(packed, in_loop)
+            self._put_entered(packed, in_loop, has_place)
         else:
             self.backlog.keep(packed, None, None, in_loop)
 
-    def _put_entered(self, packed: Packed, in_loop: bool) -> None:
-        packets.seal(packed)
-        if self.ledger.has_place():
+    def _put_entered(self, packed: Packed, in_loop: bool, has_place: bool) -> None:
+        if has_place:
             try:
                 self._put_counted(packed, in_loop)
                 return
@@ -114,15 +111,21 @@ class Store(Intake):
                 pass
         if self._bell is not None:
             self._bell.quiet()  # what ends or dies from here on rings it
-        if self._is_shut():
-            raise BrokenPipeError("shut down")
         self.ledger.set_right(self.reader)
-        if not self.ledger.has_place():  # to enter now would ring everybody who waits
+        if not self._has_place():  # to enter now would ring everybody who waits
             raise BlockingIOError
         self._put_counted(packed, in_loop)
 
-    def _is_shut(self) -> bool:
-        return ready(self.writer.handle)
+    def _has_place(self) -> bool:
+        """Whether there is a place; BrokenPipeError when the queue was shut down."""
+        if self._ending:
+            self.check()
+            raise BrokenPipeError("shut down")
+        end, places = self.writer.handle, self.ledger.places
+        found = readable(end) if places is None else readable(end, places)
+        if end.fileno() in found:
+            raise BrokenPipeError("shut down")
+        return places is None or bool(found)
 
     def _sent(self, packed: Packed, tail: Handle | None) -> bool:
         try:
@@ -136,6 +139,7 @@ class Store(Intake):
         return True
 
     def _put_counted(self, packed: Packed, in_loop: bool) -> None:
+        packets.seal(packed)  # which may take long
         ledger, tally = self.ledger, self.ledger.tally
         with Entry(ledger) as entry:
             ledger.take_place()

@@ -16,11 +16,17 @@ HANG_UP: Final = select.EPOLLHUP
 ONCE: Final = select.EPOLLET  # report each change once, not for as long as it lasts
 
 
-def ready(handle: Handle) -> bool:
-    """Whether there is something to read, or nobody who could write."""
+def readable(*handles: Handle) -> list[int]:
+    """Of which there is something to read, or nobody who could write."""
     poll = select.poll()
-    poll.register(handle.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+    for handle in handles:
+        poll.register(handle.fileno(), select.POLLIN)
+    return [fd for fd, _ in poll.poll(0)]
+
+
+def ready(handle: Handle) -> bool:
+    """Whether it is `readable`."""
+    return bool(readable(handle))
 
 
 class Watch(Handle):

@@ -56,7 +56,7 @@ class _Face:
             pickle.PicklingError: The item cannot be pickled; the message names it.
 
         If a peer dies: Nothing.
-        Cost: One system call; seven when bounded. A payload of several MB is copied here and now.
+        Cost: One system call; eight when bounded. A payload of several MB is copied here and now.
         """
         packed = pack(item)
         store = self._store
@@ -78,7 +78,7 @@ class _Face:
             QueueShutDown: There is none and the queue was shut down.
 
         If a peer dies: Whole items stay; a half-sent one is never seen.
-        Cost: One system call; seven when bounded. Bytes of several MB are copied here and now.
+        Cost: One system call; eight when bounded. Bytes of several MB are copied here and now.
         """
         store = self._store
         try:
@@ -155,7 +155,7 @@ class Queue(_Face, Generic[T]):
 
         If cancelled: The item was not put.
         If a peer dies: Its place comes back, also when it died in the middle of a put or get.
-        Cost: One system call; seven when bounded. More than 4 MB are copied in a thread.
+        Cost: One system call; eight when bounded. More than 4 MB are copied in a thread.
         """
         store = self._store
         packed = pack(item)
@@ -202,7 +202,7 @@ class Queue(_Face, Generic[T]):
 
         If cancelled: Nothing is taken.
         If a peer dies: Whole items stay; a half-sent one is never seen.
-        Cost: One system call when an item is ready, else one wake-up more; seven calls when bounded.
+        Cost: One system call when an item is ready, else one wake-up more; eight calls when bounded.
         """
         if spent():
             await checkpoint()
