@@ -81,9 +81,16 @@ class Dealer:
         """A worker gets nothing more for being idle."""
         self._idle.pop(station, None)
 
-    def note_seconds(self, seconds: float) -> None:
-        """How long a task took."""
-        self._mean_seconds += 0.2 * (seconds - self._mean_seconds)
+    def ended(self, station: Station, task: Task, seconds: float) -> None:
+        """A worker has done a task, which took so long."""
+        if not task.shared:
+            self._mean_seconds += 0.2 * (seconds - self._mean_seconds)
+        if self._tasks_at_once > 1:
+            self.mark_running(station)
+        else:
+            for next_one in station.sent.values():
+                next_one.result.started, next_one.result.pid = True, station.pid
+                return
 
     def ahead(self) -> int:
         """How many tasks were sent ahead and wait at a worker."""

@@ -240,12 +240,9 @@ class Workers:
         task.station = None
         if self._stopper.timers:
             self._stopper.forget(task)
-        if isinstance(task.mail, Letter) and task.mail.is_large:
+        if not task.may_wait and isinstance(task.mail, Letter) and task.mail.is_large:
             self._copies.let_go(task.mail)
-        if not task.shared:
-            self._dealer.note_seconds(message.number)
-        if station.sent:
-            self._dealer.mark_running(station)
+        self._dealer.ended(station, task, message.number)
         result = task.result
         if result._done:
             message.drop()
@@ -253,5 +250,5 @@ class Workers:
         result.pid, result.started, result.elapsed = station.pid, True, message.number
         if message.is_heavy:
             self._copies.open(result, message)
-            return
-        result._settle(*outcome_of(message))
+        else:
+            result._settle(*outcome_of(message))
