@@ -30,13 +30,12 @@ DEAD_WORKER: Final = {"KilledWorker"}  # distributed's; it is no BrokenExecutor
 
 
 class _Task:
-    __slots__ = ("call", "future", "result", "retries", "settings")
+    __slots__ = ("call", "future", "result", "retries")
 
     result: AsyncResult[Any]
 
     def __init__(self, call: Call, settings: Settings) -> None:
         self.call = call
-        self.settings = settings
         self.retries = settings.retries
         self.future: Future[Any] | None = None
 

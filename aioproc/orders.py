@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-if TYPE_CHECKING:
-    from aioproc.results import AsyncResult
-
-__all__ = ["Order", "PoolStats", "Settings", "WorkerStats", "name_of"]
+__all__ = ["PoolStats", "Settings", "WorkerStats", "name_of"]
 
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]  # a function and its arguments
@@ -29,13 +26,6 @@ class Settings:
 def name_of(func: Any, settings: Settings) -> str:
     """What a call is named in statistics."""
     return settings.name or getattr(func, "__qualname__", None) or repr(func)
-
-
-class Order(Protocol):
-    """A call as its engine keeps it."""
-
-    settings: Settings
-    result: AsyncResult[Any]
 
 
 @dataclass(frozen=True, slots=True)
