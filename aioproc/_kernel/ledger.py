@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -42,13 +41,6 @@ def value_of(count: Handle) -> int:
     finally:
         os.close(fd)
     return int(rest.split(None, 1)[0], 16)
-
-
-def hung_up(handle: Handle) -> bool:
-    """Whether nobody can write any more."""
-    poll = select.poll()
-    poll.register(handle.fileno(), 0)
-    return bool(poll.poll(0))
 
 
 def reopened(pipe: Handle) -> int:

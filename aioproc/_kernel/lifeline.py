@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
 import signal
 
 from aioproc._kernel.handle import Handle
+from aioproc._kernel.watch import hung_up
 
 
 def lifeline() -> tuple[Handle, Handle]:
@@ -31,16 +31,10 @@ def die_with(parent: Handle) -> None:
         fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
-        if _hung_up(fd):  # it died before the kernel was told
+        if hung_up(fd):  # it died before the kernel was told
             os.kill(os.getpid(), signal.SIGKILL)
     else:
         _watch_in_a_thread(fd)
-
-
-def _hung_up(fd: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, 0)
-    return bool(poll.poll(0))
 
 
 def _watch_in_a_thread(fd: int) -> None:

@@ -12,11 +12,11 @@ from aioproc._kernel.bell import Bell
 from aioproc._kernel.channel import Arrival, Channel, Crowded
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.intake import Intake
-from aioproc._kernel.ledger import Busy, Entry, Ledger, Tally, ended, hung_up, reopened, value_of
+from aioproc._kernel.ledger import Busy, Entry, Ledger, Tally, ended, reopened, value_of
 from aioproc._kernel.listening import Listening
 from aioproc._kernel.parcel import Packed
 from aioproc._kernel.waiting import Right
-from aioproc._kernel.watch import readable
+from aioproc._kernel.watch import hung_up, readable
 from aioproc.errors import TasksLost
 
 RIGHTS_TO_PUT: Final = 2  # each put rings those who listen for places once more
@@ -201,7 +201,7 @@ class Store(Intake):
             self.pump()
             if not reader.waiting_bytes:
                 ledger.set_right(reader)
-                if hung_up(reader.handle):
+                if hung_up(reader.handle.fileno()):
                     raise EOFError("shut down")
                 raise BlockingIOError
         with Entry(ledger):
@@ -260,11 +260,11 @@ class Store(Intake):
         """
         tally = self.ledger.tally
         assert tally is not None
-        if not hung_up(tally.work):
+        if not hung_up(tally.work.fileno()):
             raise BlockingIOError
         try:
             with self.ledger.alone():
-                at_work = not hung_up(tally.work)
+                at_work = not hung_up(tally.work.fileno())
                 if not at_work:
                     self._lose_unfinished(tally)
         except BlockingIOError:

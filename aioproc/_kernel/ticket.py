@@ -6,13 +6,13 @@ Source: unix(7) (SCM_RIGHTS), poll(2).
 from __future__ import annotations
 
 import os
-import select
 import socket
 from collections.abc import Callable
 from socket import SocketType  # without the Python layer that `socket.socket` puts around it
 from typing import Final
 
 from aioproc._kernel.rights import SEND_FLAGS, receive, rights
+from aioproc._kernel.watch import hung_up
 
 TICKET: Final = b"t"
 
@@ -51,7 +51,7 @@ class Ticket:
 
     def put(self, line: socket.socket) -> bool:
         """Put it at the end of a line; False when its owner and all heirs have died or left."""
-        if not _alive(self._descriptors[0]):
+        if hung_up(self._descriptors[0]):
             return self._succeeded() and self.put(line)
         try:
             line.sendmsg([TICKET], rights(*self._descriptors), SEND_FLAGS)
@@ -98,9 +98,3 @@ def next_ticket(line: socket.socket, make: Callable[..., Ticket] = Ticket) -> Ti
             return make(*descriptors)
         for fd in descriptors:  # none free for it: its owner sees the receipt hang up, and asks again
             os.close(fd)
-
-
-def _alive(end: int) -> bool:
-    poll = select.poll()
-    poll.register(end, 0)
-    return not poll.poll(0)

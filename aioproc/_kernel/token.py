@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import select
 import socket
 import struct
 import sys
@@ -29,6 +28,7 @@ from aioproc._kernel.reopening import reopening_pipe
 from aioproc._kernel.rights import INT, ONE, RECEIVE_FLAGS, SEND_FLAGS, Received, receive, rights
 from aioproc._kernel.ticket import Ticket, next_ticket
 from aioproc._kernel.waiting import checkpoint, spent, until_blocking, until_blocking_later, until_later
+from aioproc._kernel.watch import hung_up
 
 MOST_PIPES: Final = 128
 LINE_BYTES: Final = 1 << 20
@@ -243,10 +243,10 @@ class Tokens(Private):
 
     def recover_all(self) -> bool:
         """Make the tokens of the dead anew; False when there were none."""
-        hung_up = _hung_up(self.pipes())
-        for descriptor in hung_up:
+        found = hung_up(*(pipe.fileno() for pipe in self.pipes()))
+        for descriptor in found:
             self.recover(descriptor)
-        return bool(hung_up)
+        return bool(found)
 
     def recover(self, descriptor: int) -> None:
         """Make the tokens of a pipe that hung up anew, unless another process is just doing it.
@@ -258,7 +258,7 @@ class Tokens(Private):
             election = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 fcntl.flock(election, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _hung_up(self.pipes(), descriptor):
+                if hung_up(descriptor):
                     self._make(path, [pipe.fileno() for pipe in self.pipes()].index(descriptor))
             except BlockingIOError:
                 pass
@@ -330,11 +330,3 @@ def unread(handle: Handle) -> int:
 
 def _no_descriptor() -> OSError:
     return OSError(errno.EMFILE, "no free file descriptor for the token")
-
-
-def _hung_up(pipes: list[Handle], *only: int) -> list[int]:
-    """Those of the reading ends that no writing end exists for."""
-    poll = select.poll()
-    for descriptor in only or [pipe.fileno() for pipe in pipes]:
-        poll.register(descriptor, 0)
-    return [fd for fd, events in poll.poll(0) if events & select.POLLHUP]

@@ -29,6 +29,14 @@ def ready(handle: Handle) -> bool:
     return bool(readable(handle))
 
 
+def hung_up(*descriptors: int) -> list[int]:
+    """Of which nobody has the other end any more, whether or not there is something to read."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, 0)
+    return [fd for fd, events in poll.poll(0) if events & select.POLLHUP]
+
+
 class Watch(Handle):
     """A private epoll descriptor; give it to `until`, and ask `ready` in the attempt.
 
