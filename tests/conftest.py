@@ -70,8 +70,9 @@ def _more_than(descriptors: dict[int, str]) -> dict[int, str]:
 
 
 def _let_threads_end() -> None:
-    """A thread holds what it ran until the kernel has seen its end, and Python forgets it before that."""
-    known = {thread.native_id for thread in threading.enumerate()}
+    """A thread of a loop that has ended holds what it ran last until the kernel has seen its own end."""
+    going_on = [thread for thread in threading.enumerate() if not thread.name.startswith("AnyIO worker")]
+    known = {thread.native_id for thread in going_on}  # of one that ends Python may know no more
     deadline = time.monotonic() + 10
     for ending in [task for task in os.listdir("/proc/self/task") if int(task) not in known]:
         while os.path.exists(f"/proc/self/task/{ending}") and time.monotonic() < deadline:
