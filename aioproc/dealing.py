@@ -85,12 +85,7 @@ class Dealer:
         """A worker has done a task, which took so long."""
         if not task.shared:
             self._mean_seconds += 0.2 * (seconds - self._mean_seconds)
-        if self._tasks_at_once > 1:
-            self.mark_running(station)
-        else:
-            for next_one in station.sent.values():
-                next_one.result.started, next_one.result.pid = True, station.pid
-                return
+        self.mark_running(station)
 
     def ahead(self) -> int:
         """How many tasks were sent ahead and wait at a worker."""
@@ -198,7 +193,7 @@ class Dealer:
 
     def mark_running(self, station: Station) -> None:
         """Tell the results of what a worker runs now that they have started."""
-        running = 1 if self._tasks_at_once == 1 else self.room_to_run(station)
+        running = self.room_to_run(station)
         for task in station.sent.values():
             result = task.result
             if not result.started:

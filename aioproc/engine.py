@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from aioproc._kernel.background import Loop, Stop, Ticket, running_loop
+from aioproc._kernel.wire import Call
 from aioproc.errors import queue_error
-from aioproc.orders import Call, Item, PoolStats, Settings, WorkerStats, name_of
+from aioproc.orders import Item, PoolStats, Settings, WorkerStats, name_of
 from aioproc.results import AsyncResult, Settled
 
 __all__ = ["Books", "Engine"]
@@ -74,7 +75,6 @@ class Books:
     def __init__(self, make: Callable[[Loop], Engine], max_pending: int | None) -> None:
         self._make = make
         self._max_pending = max_pending
-        self.is_limited = max_pending is not None
         self._engine: Engine | None = None
         self._loop: Loop | None = None
         self._open: set[AsyncResult[Any]] = set()
@@ -146,9 +146,7 @@ class Books:
         self._open.add(result)
         if settings.timeout is not None:
             self._stop_after(settings.timeout, result)
-        engine = self._engine
-        assert engine is not None
-        engine.submit(order)
+        self.engine.submit(order)
         return result
 
     def order(self, call: Call, settings: Settings, item: Item | None) -> Any:
@@ -217,9 +215,8 @@ class Books:
 
     def need_room(self) -> None:
         """QueueFull when as many calls wait as may; ValueError when the pool is closed."""
-        if self.state != "open":
-            raise ValueError(f"the pool is {self.state}")
-        if self.is_limited and not self.has_room():
+        self.check_open()
+        if not self.has_room():
             raise queue_error("Full")(f"{self._max_pending} calls wait for a worker already")
 
     async def room(self) -> None:

@@ -19,8 +19,9 @@ from aioproc._kernel.background import Loop, Ticket
 from aioproc._kernel.stuck import Watch
 from aioproc._kernel.there import Answer, call_there, stay_a_moment
 from aioproc._kernel.waiting import running_backend
+from aioproc._kernel.wire import Call
 from aioproc.errors import RemoteError, RemoteTraceback, WorkerDied
-from aioproc.orders import Call, Item, Settings, WorkerStats
+from aioproc.orders import Item, Settings, WorkerStats
 from aioproc.results import AsyncResult
 
 __all__ = ["Executors"]

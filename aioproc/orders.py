@@ -9,7 +9,6 @@ from typing import Any
 __all__ = ["PoolStats", "Settings", "WorkerStats", "name_of"]
 
 
-Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]  # a function and its arguments
 Item = Callable[[Any, BaseException | None], None]  # a value, or why it could not be opened
 
 

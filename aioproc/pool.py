@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, cast, ov
 
 from aioproc._kernel.chunks import run_chunk, run_chunk_async
 from aioproc._kernel.waiting import shielded
-from aioproc._kernel.wire import is_asynchronous
+from aioproc._kernel.wire import Call, is_asynchronous
 from aioproc.engine import Books, Engine
 from aioproc.iteration import Results, Stream
-from aioproc.orders import Call, Item, PoolStats, Settings, name_of
+from aioproc.orders import Item, PoolStats, Settings, name_of
 from aioproc.results import AsyncResult, Settled
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class AsyncPool:
         """
         books = self._books
         books.check_open()
-        if books.is_limited:
+        if not books.has_room():
             await books.room()
         return await books.take_on((func, tuple(args), dict(kwds)), self._settings)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from aioproc._kernel.outcome import opened
 from aioproc._kernel.station import Station
-from aioproc._kernel.wire import Kind, Mail, Message, called
-from aioproc.orders import Call, Item, Settings
+from aioproc._kernel.wire import Call, Kind, Mail, Message, called
+from aioproc.orders import Item, Settings
 from aioproc.results import AsyncResult
 
 __all__ = ["Outcome", "Task", "hand_over", "outcome_of"]

@@ -16,12 +16,12 @@ from aioproc._kernel.background import Loop, Ticket
 from aioproc._kernel.channel import Channel
 from aioproc._kernel.station import Station
 from aioproc._kernel.waiting import running_backend
-from aioproc._kernel.wire import Kind, Letter, Message
+from aioproc._kernel.wire import Call, Kind, Letter, Message
 from aioproc._kernel.worker import Worker
 from aioproc.copying import Copies
 from aioproc.dealing import Dealer
 from aioproc.errors import WorkerDied
-from aioproc.orders import Call, Item, Settings, WorkerStats
+from aioproc.orders import Item, Settings, WorkerStats
 from aioproc.results import AsyncResult
 from aioproc.staff import Staff, again, how, stats_of
 from aioproc.stopping import Stopper
@@ -240,7 +240,7 @@ class Workers:
         task.station = None
         if self._stopper.timers:
             self._stopper.forget(task)
-        if not task.may_wait and isinstance(task.mail, Letter) and task.mail.is_large:
+        if isinstance(task.mail, Letter) and task.mail.is_large:
             self._copies.let_go(task.mail)
         self._dealer.ended(station, task, message.number)
         result = task.result

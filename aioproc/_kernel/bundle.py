@@ -9,13 +9,12 @@ import errno
 import os
 import resource
 import socket
-import struct
 from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Final
 
 from aioproc._kernel.handle import Handle
-from aioproc._kernel.rights import INT, RECEIVE_FLAGS, SEND_FLAGS, rights
+from aioproc._kernel.rights import RECEIVE_FLAGS, SEND_FLAGS, descriptors_in, rights
 
 DIRECT_DESCRIPTORS: Final = 16  # more than these are bundled
 _PER_MESSAGE: Final = 253  # SCM_MAX_FD
@@ -35,7 +34,7 @@ def received(messages: Iterable[tuple[int, int, bytes]]) -> list[int]:
     found: list[int] = []
     for level, kind, data in messages:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            found += struct.unpack(f"{len(data) // INT.size}i", data)
+            found += descriptors_in(data)
     return found
 
 

@@ -17,7 +17,6 @@ from aioproc._kernel.wire import Kind, Letter, Mail, Message, buffers, signal_of
 _ROOM_FOR_RIGHTS: Final = socket.CMSG_SPACE(4 * (bundle.DIRECT_DESCRIPTORS + 2))
 _TRUNCATED: Final = int(socket.MSG_CTRUNC)
 _LETTER_FOLLOWS: Final = signal_of(Kind.LETTER_FOLLOWS)
-_NOTHING: Final[tuple[list[Any], int]] = ([], 0)
 
 
 class Post:
@@ -66,12 +65,11 @@ class Post:
         """
         buffer = buffers.pop() if buffers else bytearray(PACKET_BYTES + 64)
         sock = self.handle.view or self.handle.socket()
-        ancillary, flags = _NOTHING
         try:
             if self._with_rights:
                 nbytes, ancillary, flags, _ = sock.recvmsg_into((buffer,), _ROOM_FOR_RIGHTS, RECEIVE_FLAGS)
             else:
-                nbytes = sock.recv_into(buffer, 0, RECEIVE_FLAGS)
+                nbytes, ancillary, flags = sock.recv_into(buffer, 0, RECEIVE_FLAGS), [], 0
         except BaseException:
             buffers.append(buffer)
             raise

@@ -163,7 +163,7 @@ class Tokens(Private):
             pass
         place = self._places.of_thread()
         try:
-            wait = until_blocking_later if timeout is None else until_blocking
+            wait = until_blocking_later if timeout is None else until_blocking  # however short, it looks once
             wait(place.attempt, place.watch, timeout=timeout)
         finally:
             self._places.leave(place)

@@ -358,7 +358,8 @@ def until_blocking(
     try:
         return attempt()
     except BlockingIOError:
-        return until_blocking_later(attempt, handle, event, timeout, right_of)
+        pass
+    return until_blocking_later(attempt, handle, event, timeout, right_of)
 
 
 def until_blocking_later(
@@ -378,7 +379,8 @@ def until_blocking_later(
         try:
             return attempt()
         except BlockingIOError:
-            return _asleep_blocking(attempt, handle, event, deadline)
+            pass
+        return _asleep_blocking(attempt, handle, event, deadline)
     finally:
         right.release()
 

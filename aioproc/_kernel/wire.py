@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import inspect
 import struct
+from collections.abc import Callable
 from pickle import dumps, loads
 from types import FunctionType
 from typing import Any, Final
@@ -80,7 +81,7 @@ class Letter:
             self._sealed = True
 
 
-Call = tuple[Any, tuple[Any, ...], dict[str, Any]]  # a function and its arguments
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]  # a function and its arguments
 Mail = bytes | Letter  # what is small is its packet
 
 
@@ -187,16 +188,17 @@ _known: dict[FunctionType, tuple[bytes, bool]] = {}
 
 def _learned(func: FunctionType) -> tuple[bytes, bool]:
     """The pickle of a function that travels by its name, else nothing; whether it needs an event loop."""
+    in_loop = is_asynchronous(func)
     try:
         name = dumps(func, 5)
     except Exception:  # a lambda or a closure
-        name = b""
-    if not name or pack(func) != name:  # by value, because no worker can import it
-        return b"", is_asynchronous(func)
+        return b"", in_loop
+    if pack(func) != name:  # by value, because no worker can import it
+        return b"", in_loop
     if len(_known) >= _NAMES_KEPT:
         _known.clear()
-    _known[func] = name, is_asynchronous(func)
-    return _known[func]
+    _known[func] = name, in_loop
+    return name, in_loop
 
 
 def is_asynchronous(func: Any) -> bool:

@@ -200,7 +200,8 @@ async def _storm(cancellations: int, maxsize: int, rights: bool) -> None:
     while not queue.empty():
         got.append(queue.get_nowait())
     assert sorted(got) == sorted(put)
-    assert len(got) > cancellations // 1000, f"a stall? cancellations left when each came: {got_when}"
+    # Where Hypothesis is loaded trio shuffles its tasks, and half as much comes through: one in seventy.
+    assert len(got) > cancellations // 300, f"a stall? cancellations left when each came: {got_when}"
     with anyio.fail_after(30):  # what a storm may have lost is missing now, when no cancellation helps on
         async with anyio.create_task_group() as group:
             for operation in [get] * 40 + [put_one] * 40:
