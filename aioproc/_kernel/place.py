@@ -44,14 +44,15 @@ class Place(Private):
     """
 
     free: int = READ  # what to watch the free tokens for
+    _spare: int | None = None  # the receipt that came back, while no ticket of ours is anywhere
 
     def __init__(self, source: Source, line: Handle) -> None:
         self._source = source
         self.waiters = 0
+        self.loop: object = None  # whose tasks wait here; None for a thread
         self.stale = False  # nobody else may join
         self._tickets = 0  # at most so many are in the line, or in a releaser's hands
         self._crowded = False
-        self._spare: Handle | None = None  # the receipt that came back, while no ticket of ours is anywhere
         with no_fork:
             mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             reading, writing = reopening_pipe(os.O_NONBLOCK)
@@ -128,8 +129,10 @@ class Place(Private):
         packet, descriptors = receive(end, PACKET_BYTES, 2)
         self._tickets -= self._tickets > 0
         for receipt in descriptors[1:]:
-            spare = Handle(receipt)
-            self._spare = None if self._tickets else spare
+            if self._tickets or self._spare is not None:
+                os.close(receipt)
+            else:
+                self._spare = receipt
         return packet, descriptors[:1]
 
     def _hung_up(self, ready: dict[int, int]) -> list[int]:
@@ -162,12 +165,14 @@ class Place(Private):
 
     def _send_ticket(self, line: SocketView) -> None:
         with no_fork:
-            receipt, self._spare = self._spare or self._new_receipt(), None
-            line.sendmsg([TICKET], rights(self._theirs.fileno(), receipt.fileno()), SEND_FLAGS)
-            receipt.close()
+            receipt, self._spare = self._new_receipt() if self._spare is None else self._spare, None
+            try:
+                line.sendmsg([TICKET], rights(self._theirs.fileno(), receipt), SEND_FLAGS)
+            finally:
+                os.close(receipt)
 
-    def _new_receipt(self) -> Handle:
-        return Handle(os.open(f"/proc/self/fd/{self._receipt.fileno()}", os.O_WRONLY | os.O_NONBLOCK))
+    def _new_receipt(self) -> int:
+        return os.open(f"/proc/self/fd/{self._receipt.fileno()}", os.O_WRONLY | os.O_NONBLOCK)
 
     def _retire(self) -> None:
         """Nobody waits here, but a token may still be sent here: stop that, and pass on what has arrived."""
@@ -193,11 +198,18 @@ class Place(Private):
 
     def drop(self) -> None:
         """Close everything without a word to others."""
-        if self._spare is not None:
-            self._spare.close()
+        self._close_spare()
         for handle in (self.watch, self._mine, self._theirs, self._receipt):
             handle.lines.clear()
             handle.close()
+
+    def __del__(self) -> None:
+        self._close_spare()
+
+    def _close_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            os.close(spare)
 
 
 P = TypeVar("P", bound=Place)
@@ -217,6 +229,7 @@ class Places(Generic[P]):
         place = self._of_loop.get(key)
         if place is None or place.stale:
             place = self._of_loop[key] = self._unused()
+            place.loop = key
         place.join()
         return place
 
@@ -230,8 +243,10 @@ class Places(Generic[P]):
         """Leave the place; the last one puts it away for the next wait."""
         if not place.leave():
             return
-        for key in [key for key, other in self._of_loop.items() if other is place]:
-            del self._of_loop[key]
+        if place.loop is not None:
+            if self._of_loop.get(place.loop) is place:  # not if another took over from one that was stale
+                del self._of_loop[place.loop]
+            place.loop = None
         if len(self._idle) < IDLE_PLACES and not place.closed:
             self._idle.append(place)
         else:

@@ -21,7 +21,7 @@ from aioproc._kernel.forks import no_fork
 from aioproc._kernel.handle import Handle, SocketView
 from aioproc._kernel.place import Place
 from aioproc._kernel.rights import SEND_FLAGS, receive, rights
-from aioproc._kernel.ticket import Ticket, next_ticket
+from aioproc._kernel.ticket import Ticket
 from aioproc._kernel.token import Tokens, free_tokens
 from aioproc._kernel.watch import READ
 
@@ -153,9 +153,6 @@ class QuietTokens(Tokens):
         self.counter = counter
         self._shared = (counter, *self._shared)
         self._ticket = partial(QuietTicket, counter)
-
-    def _next_ticket(self) -> Ticket | None:
-        return next_ticket(self._front_view, self._ticket)
 
 
 def quiet_tokens(counter: Counter) -> QuietTokens:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import socket
 import struct
-from socket import SocketType
+from functools import cache
+from socket import SCM_RIGHTS, SOL_SOCKET, SocketType
 from typing import Final, TypeAlias
 
 Rights: TypeAlias = list[tuple[int, int, bytes]]
@@ -20,14 +21,19 @@ _SPACES: Final = [socket.CMSG_SPACE(INT.size * most) for most in range(4)]
 RECEIVE_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 
 
+@cache
+def _ints(count: int) -> struct.Struct:
+    return struct.Struct(f"{count}i")
+
+
 def rights(*descriptors: int) -> Rights:
     """Descriptors as what `sendmsg` takes."""
-    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(descriptors)}i", *descriptors))]
+    return [(SOL_SOCKET, SCM_RIGHTS, _ints(len(descriptors)).pack(*descriptors))]
 
 
 def descriptors_in(data: bytes) -> tuple[int, ...]:
     """What `recvmsg` gives as the data of SCM_RIGHTS, as numbers."""
-    return struct.unpack(f"{len(data) // INT.size}i", data)
+    return _ints(len(data) // INT.size).unpack(data)
 
 
 def receive(view: SocketType, length: int, most: int, flags: int = 0) -> Received:

@@ -49,6 +49,7 @@ class Tokens(Private):
     """
 
     _place: type[Place] = Place  # where to wait for one
+    _ticket: Callable[..., Ticket] = Ticket  # makes one of its descriptors
 
     def __init__(self, count: int, pipes: int, front: Handle, back: Handle, ends: Handle) -> None:
         self.count = count
@@ -200,7 +201,7 @@ class Tokens(Private):
         """Send a token to the oldest ticket whose owner lives, or back to the free ones."""
         try:
             while self._wanted or unread(self.front):
-                ticket = self._next_ticket()
+                ticket = next_ticket(self._front_view, self._ticket)
                 self._wanted = ticket is not None  # so the next release need not ask
                 if ticket is None:
                     break
@@ -209,9 +210,6 @@ class Tokens(Private):
             self._front_view.sendmsg([packet], rights(fd), SEND_FLAGS)
         finally:
             os.close(fd)  # after an error: as if the holder had died
-
-    def _next_ticket(self) -> Ticket | None:
-        return next_ticket(self._front_view)
 
     def sweep(self) -> None:
         """Note that a ticket of ours was left in the line; now and then, take those of the gone out of it.
@@ -224,7 +222,7 @@ class Tokens(Private):
         self._left = 0
         with no_fork:
             for _ in range(self.waiting):
-                ticket = self._next_ticket()
+                ticket = next_ticket(self._front_view, self._ticket)
                 if ticket is not None:
                     ticket.put(self._back_view)
 
