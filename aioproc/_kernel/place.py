@@ -243,10 +243,9 @@ class Places(Generic[P]):
         """Leave the place; the last one puts it away for the next wait."""
         if not place.leave():
             return
-        if place.loop is not None:
-            if self._of_loop.get(place.loop) is place:  # not if another took over from one that was stale
-                del self._of_loop[place.loop]
-            place.loop = None
+        if self._of_loop.get(place.loop) is place:  # not if another took over from one that was stale
+            del self._of_loop[place.loop]
+        place.loop = None
         if len(self._idle) < IDLE_PLACES and not place.closed:
             self._idle.append(place)
         else:

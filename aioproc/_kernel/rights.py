@@ -17,13 +17,17 @@ Received: TypeAlias = tuple[bytes, tuple[int, ...]]
 INT: Final = struct.Struct("i")
 ONE: Final = socket.CMSG_SPACE(INT.size)
 SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-_SPACES: Final = [socket.CMSG_SPACE(INT.size * most) for most in range(4)]
 RECEIVE_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 
 
 @cache
 def _ints(count: int) -> struct.Struct:
     return struct.Struct(f"{count}i")
+
+
+@cache
+def _space(count: int) -> int:
+    return socket.CMSG_SPACE(INT.size * count)
 
 
 def rights(*descriptors: int) -> Rights:
@@ -42,6 +46,5 @@ def receive(view: SocketType, length: int, most: int, flags: int = 0) -> Receive
     Raises:
         BlockingIOError: Nothing is there.
     """
-    space = _SPACES[most] if most < len(_SPACES) else socket.CMSG_SPACE(INT.size * most)
-    packet, ancillary, _, _ = view.recvmsg(length, space, RECEIVE_FLAGS | flags)
+    packet, ancillary, _, _ = view.recvmsg(length, _space(most), RECEIVE_FLAGS | flags)
     return packet, descriptors_in(ancillary[0][2]) if ancillary else ()
