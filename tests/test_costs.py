@@ -18,6 +18,7 @@ from blockbuster import BlockBuster
 
 import aioproc
 from aioproc._kernel import bundle, waiting
+from aioproc._kernel.store import IN_A_ROW
 from tests.system_calls import begin_here, noted_here, system_calls
 
 # Both sides of an operation that waits run in one loop: ``yield`` is a turn of it that does not sleep.
@@ -35,21 +36,21 @@ queue: twin's get
 queue: get waits for a put
     yield dup close recvmsg_into ioctl yield send sleep yield dup close recvmsg_into yield
 bounded queue: put
-    poll open flock eventfd_write eventfd_read send eventfd_read close
+    open flock eventfd_write eventfd_read send eventfd_read close
 bounded queue: get
-    ioctl open flock eventfd_write dup close recvmsg_into eventfd_write eventfd_read close
+    open flock eventfd_write dup close recvmsg_into eventfd_write eventfd_read close
 bounded queue: get waits for a put
-    yield ioctl ioctl poll poll ioctl yield poll open flock eventfd_write eventfd_read send eventfd_read
-    close sleep yield ioctl open flock eventfd_write dup close recvmsg_into eventfd_write eventfd_read
-    close yield
+    yield ioctl poll poll ioctl yield open flock eventfd_write eventfd_read send eventfd_read close
+    sleep yield ioctl open flock eventfd_write dup close recvmsg_into eventfd_write eventfd_read close
+    yield
 bounded queue: put waits for a get
-    epoll_del yield poll epoll_wait poll poll ioctl epoll_add yield ioctl open flock eventfd_write dup
-    close recvmsg_into eventfd_write eventfd_read close sleep yield poll open flock eventfd_write
-    eventfd_read send eventfd_read close yield
+    epoll_del yield poll epoll_wait poll poll ioctl epoll_add yield open flock eventfd_write dup close
+    recvmsg_into eventfd_write eventfd_read close sleep yield poll open flock eventfd_write eventfd_read
+    send eventfd_read close yield
 joinable queue: put
-    poll open flock eventfd_write open sendmsg eventfd_write eventfd_read close close
+    open flock eventfd_write open sendmsg eventfd_write eventfd_read close close
 joinable queue: get
-    ioctl open flock eventfd_write dup close recvmsg_into eventfd_write eventfd_read close
+    open flock eventfd_write dup close recvmsg_into eventfd_write eventfd_read close
 joinable queue: task_done
     eventfd_write close
 simple queue: put
@@ -67,15 +68,15 @@ lock: acquire, release
 lock: twin's acquire, release
     recvmsg ioctl sendmsg close
 lock: acquire waits for a release
-    recvmsg epoll_del yield recvmsg sendmsg close epoll_add yield ioctl recvmsg sendmsg close close close
-    sleep yield recvmsg recvmsg sendmsg close yield
+    recvmsg epoll_del yield recvmsg sendmsg close epoll_add yield ioctl recvmsg sendmsg close close
+    close sleep yield recvmsg recvmsg sendmsg close yield
 rlock: acquire, release
     recvmsg ioctl sendmsg close
 bounded semaphore: acquire, release
     recvmsg ioctl sendmsg close
 bounded semaphore: acquire waits for a release
-    recvmsg epoll_del yield recvmsg sendmsg close epoll_add yield ioctl recvmsg sendmsg close close close
-    sleep yield recvmsg recvmsg sendmsg close yield
+    recvmsg epoll_del yield recvmsg sendmsg close epoll_add yield ioctl recvmsg sendmsg close close
+    close sleep yield recvmsg recvmsg sendmsg close yield
 semaphore: acquire, release
     ioctl eventfd_read eventfd_write
 semaphore: acquire waits for a release
@@ -206,8 +207,8 @@ async def done(result: Any) -> None:
 async def cost(
     operation: Operation, before: Operation = lambda: None, after: Operation = lambda: None
 ) -> list[str]:
-    """The system calls of an operation once it has been done before, and between what it needs done."""
-    for _ in range(2):
+    """The system calls of an operation once it has been done a few times, and between what it needs done."""
+    for _ in range(IN_A_ROW + 2):
         await done(before())
         while not waiting.spent():  # else one of many operations would yield to the loop
             pass

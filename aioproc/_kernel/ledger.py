@@ -45,7 +45,7 @@ def value_of(count: Handle) -> int:
 
 def reopened(pipe: Handle) -> int:
     """A new writing end of a pipe of which we hold the reading end."""
-    return os.open(f"/proc/self/fd/{pipe.fileno()}", _WRITING)
+    return os.open(b"/proc/self/fd/%d" % pipe.fileno(), _WRITING)
 
 
 class Busy(Exception):
@@ -134,6 +134,46 @@ class Ledger:
         if self.places is not None:
             os.eventfd_write(self.places.fileno(), 1)
 
+    def enter(self) -> int:
+        """Begin an entry, which its caller must `leave`.
+
+        Raises:
+            BlockingIOError: Somebody sets the counts right.
+        """
+        assert self.marks is not None
+        no_fork.acquire()  # a child forked in the middle of an entry would keep it open
+        entry = -1
+        try:
+            entry = reopened(self.gate)
+            fcntl.flock(entry, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            os.eventfd_write(self.marks.fileno(), 1)
+        except BaseException:
+            self.leave(entry, is_right=False)
+            raise
+        return entry
+
+    def leave(self, entry: int, *, is_right: bool = True) -> None:
+        """End an entry.
+
+        Args:
+            entry: Negative if it goes on without us.
+            is_right: Whether all was done or undone; if not, its mark stays, as after a death.
+        """
+        assert self.marks is not None
+        try:
+            if entry >= 0:
+                if is_right:
+                    os.eventfd_read(self.marks.fileno())
+                os.close(entry)
+        finally:
+            no_fork.release()
+
+    def ended(self, held: Handle) -> None:
+        """The end of an entry that went on."""
+        assert self.marks is not None
+        os.eventfd_read(self.marks.fileno())
+        held.close()
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """While inside, nobody else is in an entry; BlockingIOError when somebody is."""
@@ -206,56 +246,3 @@ class Ledger:
         for handle in (self.gate, self.marks, self.places, self.tally):
             if handle is not None:
                 handle.close()
-
-
-class Entry:
-    """A change of a ledger and its packets, while it lasts.
-
-    Raises:
-        BlockingIOError: On entering, while somebody sets the counts right.
-    """
-
-    __slots__ = ("_fd", "_ledger")
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._fd = -1
-
-    def __enter__(self) -> Entry:
-        assert self._ledger.marks is not None
-        no_fork.acquire()  # a child forked in the middle of an entry would keep it open
-        try:
-            self._fd = reopened(self._ledger.gate)
-            fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            os.eventfd_write(self._ledger.marks.fileno(), 1)
-        except BaseException:
-            self._drop()
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        failed = kind is not None and not issubclass(kind, (BlockingIOError, BrokenPipeError))
-        if (
-            self._fd >= 0 and not failed
-        ):  # after any other error the counts are looked through, as after a death
-            assert self._ledger.marks is not None
-            os.eventfd_read(self._ledger.marks.fileno())
-        self._drop()
-
-    def _drop(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-        no_fork.release()
-
-    def goes_on(self) -> Handle:
-        """Let the entry outlive the ``with``: it ends with `ended`, or with the process."""
-        held, self._fd = Handle(self._fd, forks=False), -1
-        return held
-
-
-def ended(ledger: Ledger, held: Handle) -> None:
-    """The end of an entry that went on."""
-    assert ledger.marks is not None
-    os.eventfd_read(ledger.marks.fileno())
-    held.close()

@@ -12,7 +12,7 @@ from aioproc._kernel.bell import Bell
 from aioproc._kernel.channel import Arrival, Channel, Crowded
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.intake import Intake
-from aioproc._kernel.ledger import Busy, Entry, Ledger, Tally, ended, reopened, value_of
+from aioproc._kernel.ledger import Busy, Ledger, Tally, reopened, value_of
 from aioproc._kernel.listening import Listening
 from aioproc._kernel.parcel import Packed
 from aioproc._kernel.waiting import Right
@@ -20,6 +20,9 @@ from aioproc._kernel.watch import hung_up, readable
 from aioproc.errors import TasksLost
 
 RIGHTS_TO_PUT: Final = 2  # each put rings those who listen for places once more
+IN_A_ROW: Final = 3  # after so many that went well, the next is tried without a look first
+
+_UNDONE: Final = (BlockingIOError, BrokenPipeError, EOFError)  # what leaves the counts as they were
 
 
 class Store(Intake):
@@ -50,6 +53,7 @@ class Store(Intake):
         self._open_tasks: deque[Handle] = deque()
         self._bell: Bell | None = None
         self._ending = False
+        self._puts_in_a_row = self._takes_in_a_row = 0
         self.is_plain = not self.may_wait  # a put: nothing to count, neither closed nor ending
         self.is_odd = self.may_wait
         self.closed = False
@@ -96,23 +100,25 @@ class Store(Intake):
                     raise
             self.backlog.keep(packed, None, None, in_loop)
             return
-        has_place = self._has_place()
         if self.may_wait:
-            self._put_entered(packed, in_loop, has_place)
-        else:
+            self._put_entered(packed, in_loop)
+        elif self._has_place():
             self.backlog.keep(packed, None, None, in_loop)
 
-    def _put_entered(self, packed: Packed, in_loop: bool, has_place: bool) -> None:
-        if has_place:
+    def _put_entered(self, packed: Packed, in_loop: bool) -> None:
+        """To enter in vain rings everybody who waits, so look first, unless it has gone well for a while."""
+        if (self._puts_in_a_row >= IN_A_ROW and not self.backlog) or self._has_place():
             try:
                 self._put_counted(packed, in_loop)
+                self._puts_in_a_row += 1
                 return
             except BlockingIOError:
                 pass
+        self._puts_in_a_row = 0
         if self._bell is not None:
             self._bell.quiet()  # what ends or dies from here on rings it
         self.ledger.set_right(self.reader)
-        if not self._has_place():  # to enter now would ring everybody who waits
+        if not self._has_place():
             raise BlockingIOError
         self._put_counted(packed, in_loop)
 
@@ -139,28 +145,38 @@ class Store(Intake):
         return True
 
     def _put_counted(self, packed: Packed, in_loop: bool) -> None:
-        packets.seal(packed)  # which may take long
+        if not isinstance(packed, bytes):
+            packets.seal(packed)  # which may take long
         ledger, tally = self.ledger, self.ledger.tally
-        with Entry(ledger) as entry:
+        entry = ledger.enter()
+        try:
             ledger.take_place()
             try:
                 task = None if tally is None else Handle(reopened(tally.work), forks=False)
-                if not self.backlog and self._sent(packed, task):
-                    if tally is not None:
-                        tally.note(tally.sent)
-                else:
-                    outcome = partial(self._written, entry.goes_on())
-                    self.backlog.keep(packed, task, outcome, in_loop)
+                if self.backlog.kept or not self._sent(packed, task):
+                    held, entry = Handle(entry, forks=False), -1
+                    self.backlog.keep(packed, task, partial(self._written, held), in_loop)
+                elif tally is not None:
+                    tally.note(tally.sent)
             except OSError:
                 ledger.give_place()
                 raise
+        except BaseException as failure:
+            ledger.leave(entry, is_right=isinstance(failure, _UNDONE))
+            raise
+        ledger.leave(entry)
 
     def _written(self, entry: Handle, sent: bool) -> None:
         if not sent:
             self.ledger.give_place()
         elif self.ledger.tally is not None:
             self.ledger.tally.note(self.ledger.tally.sent)
-        ended(self.ledger, entry)
+        self.ledger.ended(entry)
+
+    @property
+    def putters(self) -> bool:
+        """Whether tasks of this process wait for a place."""
+        return self._bell is not None and bool(self._bell.handle.lines)
 
     @property
     def room(self) -> Handle:
@@ -184,7 +200,7 @@ class Store(Intake):
             return None
         if self.may_wait:
             self.check()
-            return self._take_counted()
+            return self._take_entered()
         try:
             return self.reader.pull()
         except BlockingIOError:
@@ -193,24 +209,49 @@ class Store(Intake):
         self.pump()
         return self.reader.pull()
 
-    def _take_counted(self) -> Arrival:
-        reader, ledger = self.reader, self.ledger
+    def _take_entered(self) -> Arrival:
+        """See `_put_entered`."""
+        reader = self.reader
         if reader.kept:
             return reader.pull()
-        if not reader.waiting_bytes:
-            self.pump()
-            if not reader.waiting_bytes:
-                ledger.set_right(reader)
-                if hung_up(reader.handle.fileno()):
-                    raise EOFError("shut down")
-                raise BlockingIOError
-        with Entry(ledger):
-            arrival = reader.pull()
+        if self._takes_in_a_row >= IN_A_ROW:
+            try:
+                return self._take_counted()
+            except (BlockingIOError, EOFError):
+                self._takes_in_a_row = 0
+        if self._something_came():
+            self._takes_in_a_row += 1
+            return self._take_counted()
+        self._takes_in_a_row = 0
+        self.ledger.set_right(reader)
+        if not hung_up(reader.handle.fileno()):
+            raise BlockingIOError
+        if not reader.waiting_bytes:  # else it was put since that look, just before the end
+            raise EOFError("shut down")
+        return self._take_counted()
+
+    def _something_came(self) -> bool:
+        if self.reader.waiting_bytes:
+            return True
+        if not self.backlog.kept:
+            return False
+        self.pump()
+        return self.reader.waiting_bytes > 0
+
+    def _take_counted(self) -> Arrival:
+        ledger = self.ledger
+        entry = ledger.enter()
+        try:
+            arrival = self.reader.pull()
             ledger.give_place()
             if ledger.tally is not None:
                 ledger.tally.note(ledger.tally.received)
                 self._open_tasks.append(packets.take_tail(arrival))
-            return arrival
+        except BaseException as failure:
+            ledger.leave(entry, is_right=isinstance(failure, _UNDONE))
+            raise
+        ledger.leave(entry)
+        return arrival
 
     def pump(self) -> None:
         """Write what goes of what this process has put and still keeps."""

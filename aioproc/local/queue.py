@@ -8,7 +8,7 @@ from typing import Any, Final, Generic, TypeVar
 from aioproc._kernel.channel import Unopened, sealed_in_loop
 from aioproc._kernel.parcel import pack
 from aioproc._kernel.store import Store
-from aioproc._kernel.waiting import checkpoint, spent, until, until_blocking, until_later
+from aioproc._kernel.waiting import checkpoint, spent, until_blocking, until_blocking_later, until_later
 from aioproc.errors import queue_error
 
 __all__ = ["Queue", "SyncQueue"]
@@ -56,7 +56,7 @@ class _Face:
             pickle.PicklingError: The item cannot be pickled; the message names it.
 
         If a peer dies: Nothing.
-        Cost: One system call; eight when bounded. A payload of several MB is copied here and now.
+        Cost: One system call; seven when bounded. A payload of several MB is copied here and now.
         """
         packed = pack(item)
         store = self._store
@@ -78,7 +78,7 @@ class _Face:
             QueueShutDown: There is none and the queue was shut down.
 
         If a peer dies: Whole items stay; a half-sent one is never seen.
-        Cost: One system call; eight when bounded. Bytes of several MB are copied here and now.
+        Cost: One system call; seven when bounded. Bytes of several MB are copied here and now.
         """
         store = self._store
         try:
@@ -155,32 +155,36 @@ class Queue(_Face, Generic[T]):
 
         If cancelled: The item was not put.
         If a peer dies: Its place comes back, also when it died in the middle of a put or get.
-        Cost: One system call; eight when bounded. More than 4 MB are copied in a thread.
+        Cost: One system call; seven when bounded. More than 4 MB are copied in a thread.
         """
         store = self._store
         packed = pack(item)
         if spent():
             await checkpoint()
         try:
-            if isinstance(packed, bytes):
-                if store.is_plain and not store.backlog.kept:  # the usual case, with nothing in between
-                    try:
-                        store.writer.send(packed)
-                        return
-                    except BlockingIOError:
-                        pass
-            else:
+            if not isinstance(packed, bytes):
                 await sealed_in_loop(packed)
-            if store.may_wait and (block or not store.ledger.size):
-                await until(
-                    lambda: store.put(packed, True),
-                    store.room,
-                    "read",
-                    store.patience(timeout),
-                    store.right_to_put,
-                )
-                return
-            store.put(packed, True)
+            elif store.is_plain and not store.backlog.kept:  # the usual case, with nothing in between
+                try:
+                    store.writer.send(packed)
+                    return
+                except BlockingIOError:
+                    pass
+            waits = block or not store.ledger.size
+            if not (waits and store.putters):
+                try:
+                    store.put(packed, True)
+                    return
+                except BlockingIOError:
+                    if not waits:
+                        raise
+            await until_later(
+                lambda: store.put(packed, True),
+                store.room,
+                "read",
+                store.patience(timeout),
+                store.right_to_put,
+            )
         except (BlockingIOError, TimeoutError):
             raise queue_error("Full", self._lean)("no place in time") from None
         except BrokenPipeError:
@@ -202,25 +206,26 @@ class Queue(_Face, Generic[T]):
 
         If cancelled: Nothing is taken.
         If a peer dies: Whole items stay; a half-sent one is never seen.
-        Cost: One system call when an item is ready, else one wake-up more; eight calls when bounded.
+        Cost: One system call when an item is ready, else one wake-up more; seven calls when bounded.
         """
         if spent():
             await checkpoint()
         store = self._store
-        reader = store.reader
-        arrival, failure, wait = _NOTHING, None, until
+        handle = store.reader.handle
+        arrival, failure = _NOTHING, None
         try:
-            if not (store.is_odd or reader.handle.lines):  # the usual case, with nothing in between
+            if not handle.lines:  # the usual case, with nothing in between
                 try:
-                    return reader.fetch()  # type: ignore[no-any-return]
+                    if not store.is_odd:
+                        return store.reader.fetch()  # type: ignore[no-any-return]
+                    arrival = store.take()
                 except Unopened as packet:
                     arrival, failure = packet.arrival, packet.failure
                 except BlockingIOError:
-                    wait = until_later
                     store.pump()
             if arrival is _NOTHING:
-                arrival = await wait(
-                    store.take, reader.handle, "read", timeout if block else 0, store.right_to_get
+                arrival = await until_later(
+                    store.take, handle, "read", timeout if block else 0, store.right_to_get
                 )
         except TimeoutError:
             raise queue_error("Empty", self._lean)("no item in time") from None
@@ -295,16 +300,18 @@ class SyncQueue(_Face, Generic[T]):
         packed = pack(item)
         store = self._store
         try:
-            if store.may_wait and (block or not store.ledger.size):
-                until_blocking(
+            try:
+                store.put(packed, False)
+            except BlockingIOError:
+                if not block and store.ledger.size:
+                    raise
+                until_blocking_later(
                     lambda: store.put(packed, False),
                     store.room,
                     "read",
                     store.patience(timeout),
                     store.right_to_put,
                 )
-            else:
-                store.put(packed, False)
         except (BlockingIOError, TimeoutError):
             raise queue_error("Full", self._lean)("no place in time") from None
         except BrokenPipeError:

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import anyio
+import pytest
 
 from aioproc import TasksLost
+from aioproc._kernel.store import IN_A_ROW
 from tests.shared import Wire
 
 VISIBLE: Final = {  # what others can see of an operation, in C: each is one system call
@@ -51,11 +53,16 @@ def die_after(calls: int, operation: Callable[[], Any], wire: Wire) -> None:
 
 
 def operate(queue: Any, name: str, calls: int, wire: Wire) -> None:
-    """One operation on a queue, cut short."""
+    """One operation on a queue, cut short; "unseen" is one that does not look first."""
+    name, _, unseen = name.partition(", ")
+    if unseen:
+        queue._store._puts_in_a_row = queue._store._takes_in_a_row = IN_A_ROW
     operations: dict[str, Callable[[], Any]] = {
         "put": lambda: queue.put("theirs"),
         "put many bytes": lambda: queue.put(bytes(200_000)),
+        "put in vain": lambda: in_vain(lambda: queue.put("theirs", block=False)),
         "get": lambda: queue.get(),
+        "get in vain": lambda: in_vain(lambda: queue.get(block=False)),
         "get and finish": lambda: (queue.get(), queue.task_done()),
         "qsize": lambda: queue.qsize(),
         "shutdown": lambda: queue.shutdown(),
@@ -63,6 +70,12 @@ def operate(queue: Any, name: str, calls: int, wire: Wire) -> None:
         "join": lambda: lost(queue),
     }
     die_after(calls, operations[name], wire)
+
+
+def in_vain(operation: Callable[[], Any]) -> None:
+    """What has no place, or finds nothing."""
+    with pytest.raises(Exception, match="in time"):
+        operation()
 
 
 def lost(queue: Any, before: int | None = None) -> int:

@@ -58,7 +58,7 @@ def has_room_for_exactly(queue: Any, places: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [Queue, JoinableQueue])
-@pytest.mark.parametrize("operation", ["put", "put many bytes"])
+@pytest.mark.parametrize("operation", ["put", "put, unseen", "put many bytes"])
 def test_killed_in_a_put(kind: Any, operation: str) -> None:
     """The item is there whole or not at all, and every place is there."""
     seen = set()
@@ -76,16 +76,30 @@ def test_killed_in_a_put(kind: Any, operation: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [Queue, JoinableQueue])
-def test_killed_in_a_get(kind: Any) -> None:
+@pytest.mark.parametrize("operation", ["get", "get, unseen"])
+def test_killed_in_a_get(kind: Any, operation: str) -> None:
     """The item is there or was taken, and every place is there."""
     seen = set()
-    for queue, complete in prefixes(lambda: filled(kind, 3, 3), "get"):
+    for queue, complete in prefixes(lambda: filled(kind, 3, 3), operation):
         size = queue.qsize()
         seen.add(size)
         assert size == 2 if complete else size in (2, 3)
         assert [queue.get(timeout=0) for _ in range(size)] == [0, 1, 2][-size:]
         has_room_for_exactly(queue, 3)
     assert seen == {2, 3}
+
+
+@pytest.mark.parametrize("kind", [Queue, JoinableQueue])
+@pytest.mark.parametrize("look", ["", ", unseen"])
+def test_killed_in_vain(kind: Any, look: str) -> None:
+    """Who finds no place, or nothing, changes nothing."""
+    for queue, _ in prefixes(lambda: filled(kind, 2, 2), "put in vain" + look):
+        assert queue.qsize() == 2
+        assert [queue.get(timeout=0), queue.get(timeout=0)] == [0, 1]
+        has_room_for_exactly(queue, 2)
+    for queue, _ in prefixes(lambda: filled(kind, 2, 0), "get in vain" + look):
+        assert queue.qsize() == 0
+        has_room_for_exactly(queue, 2)
 
 
 @pytest.mark.parametrize("maxsize", [0, 3])

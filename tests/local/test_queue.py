@@ -14,6 +14,8 @@ import pytest
 
 import aioproc
 from aioproc import Queue, QueueEmpty, QueueFull, QueueShutDown
+from aioproc._kernel import store
+from aioproc._kernel.watch import hung_up
 from tests.local import queue_children as children
 from tests.shared import Wire
 
@@ -173,6 +175,45 @@ async def test_shutdown_wakes_waiters_of_all_processes(kind: type[Queue[Any]], m
     for process in processes:
         await process.join()
     assert await full.get() == "one"
+
+
+async def test_the_last_item_before_the_end_is_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put, and the queue shut down, while a getter looks whether that is the end: it gets the item first."""
+    queue: Queue[str] = Queue(2)
+
+    def ends(*descriptors: int) -> list[int]:
+        monkeypatch.undo()
+        queue.put_nowait("the last")
+        queue.shutdown()
+        return hung_up(*descriptors)
+
+    monkeypatch.setattr(store, "hung_up", ends)
+    assert queue.get_nowait() == "the last"
+    with pytest.raises(QueueShutDown):
+        queue.get_nowait()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_many_in_a_row_and_then_none(kind: type[Queue[Any]]) -> None:
+    """What went well for a while, and so is tried without a look first, fails as it would with one."""
+    queue = kind(9)
+    for _ in range(2):
+        for number in range(9):
+            queue.put_nowait(number)
+        with pytest.raises(QueueFull):
+            queue.put_nowait("too much")
+        assert queue.qsize() == 9
+        assert [queue.get_nowait() for _ in range(9)] == list(range(9))
+        with pytest.raises(QueueEmpty):
+            queue.get_nowait()
+        assert queue.qsize() == 0
+    await queue.put_many(range(8))
+    queue.shutdown()
+    with pytest.raises(QueueShutDown):
+        await queue.put("after the end")
+    assert await queue.get_many(9) == list(range(8))
+    with pytest.raises(QueueShutDown):
+        await queue.get()
 
 
 async def test_immediate_shutdown_throws_away() -> None:
