@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from aioproc._kernel.bell import Bell
-from aioproc._kernel.channel import Channel, channel, length, opened, opened_bytes, raw, sealed_in_loop
+from aioproc._kernel.channel import Channel, Unopened, channel, length, opened_bytes, raw, sealed_in_loop
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.intake import Intake
 from aioproc._kernel.parcel import Packed, pack
@@ -134,10 +134,23 @@ class Connection(_End):
         If a peer dies: Whole objects stay; a half-sent one is never seen.
         Cost: One system call when one is there, else one wake-up more.
         """
-        arrival = await until(self._intake.take, self._receiving())
-        if arrival is None or arrival[2]:
-            return await self._intake.open_in_loop(arrival)
-        return opened(arrival)
+        intake, handle = self._intake, self._receiving()
+        if spent():
+            await checkpoint()
+        if intake.is_odd or handle.lines:
+            return await intake.open_in_loop(await until_later(intake.take, handle))
+        try:
+            return self._channel.fetch()  # the usual case, with nothing in between
+        except BlockingIOError:
+            arrival, failure = None, None
+        except Unopened as packet:
+            arrival, failure = packet.arrival, packet.failure
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # whose traceback knows this frame
+        return await intake.open_in_loop(arrival or await until_later(intake.take, handle))
 
     async def send_bytes(self, buffer: Any, offset: int = 0, size: int | None = None) -> None:
         """Send bytes as one message; see `send`."""
