@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from aioproc._kernel.channel import Channel, Crowded, crowded, seal
 from aioproc._kernel.forks import Private
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.parcel import Packed
-from aioproc._kernel.waiting import spawned, until, until_blocking
+from aioproc._kernel.waiting import asyncio_loop, spawned, until, until_blocking
 
 Outcome = Callable[[bool], None]
 
@@ -41,7 +41,8 @@ class Backlog(Private):
         self.kept: deque[tuple[Packed, Handle | None, Outcome | None]] = deque()
         self._lock = threading.Lock()
         self._writing = False
-        self._afterwards: deque[Callable[[], None]] = deque()
+        self._loop: Any = None  # asyncio's, if a task of it writes
+        self._afterwards: list[Callable[[], None]] = []
         self._finalizers: list[Any] = []
         self.abandoned = False
         super().__init__()
@@ -54,17 +55,25 @@ class Backlog(Private):
         seal(packed)  # its buffers may change from now on
         with self._lock:
             self.kept.append((packed, tail, outcome))
-        self._mind_the_end()
-        if not self._writing:
-            self._writing = True
-            if not (in_loop and spawned(self._write)):
-                self._write_in_thread()
+            self._mind_the_end()
+            is_written, self._writing = self._writing and not self._is_stuck(), True
+        if is_written:
+            return
+        self._loop = asyncio_loop() if in_loop else None
+        if not (in_loop and spawned(self._write)):
+            self._start_thread()
+
+    def _is_stuck(self) -> bool:
+        """Whether the loop of the task that writes was closed and the task not cancelled."""
+        return self._loop is not None and bool(self._loop.is_closed())
 
     def pump(self) -> None:
         """Write what goes; BlockingIOError while something is left, `Crowded` if to wait may not help."""
         while True:
             with self._lock:
                 if not self.kept:
+                    afterwards, self._afterwards = self._afterwards, []
+                    finalizers, self._finalizers = self._finalizers, []
                     break
                 sent = True
                 try:
@@ -74,7 +83,10 @@ class Backlog(Private):
                 _, _, outcome = self.kept.popleft()
             if outcome is not None:
                 outcome(sent)
-        self._rest()
+        for last in afterwards:
+            last()
+        for finalizer in finalizers:
+            finalizer.cancel()
 
     async def flush(self) -> None:
         """Wait until the kernel has everything; `Crowded` if nothing tells when it takes more."""
@@ -118,36 +130,49 @@ class Backlog(Private):
 
     async def _write(self) -> None:
         try:
-            await self.flush()
-        except Crowded:
-            pass  # by other channels; the next operation on this one writes on
-        except ValueError:  # closed meanwhile, so nothing is left
-            pass
-        finally:
+            while self._something_is_left():
+                await self.flush()
+        except (Crowded, ValueError):  # by other channels; or closed meanwhile, so nothing is left
             self._writing = False
+        except BaseException:  # the loop ends, and the process may go on without one
+            with suppress(RuntimeError):
+                self._start_thread()
+            raise
 
-    def _write_in_thread(self) -> None:
-        self._writing = True
-        threading.Thread(target=self._write_blocking, name="aioproc feeder", daemon=True).start()
+    def _start_thread(self) -> None:
+        try:
+            threading.Thread(target=self._write_blocking, name="aioproc feeder", daemon=True).start()
+        except RuntimeError:  # no more threads
+            self._writing = False
+            raise
 
     def _write_blocking(self) -> None:
         try:
-            self.flush_blocking()
-        except Crowded:
-            pass
-        except ValueError:  # closed meanwhile, so nothing is left
-            pass
-        finally:
+            while self._something_is_left():
+                self.flush_blocking()
+        except (Crowded, ValueError):
             self._writing = False
+
+    def _something_is_left(self) -> bool:
+        """Whether a writer must go on; if not, whoever keeps the next item starts one."""
+        with self._lock:
+            self._writing = bool(self.kept)
+            return self._writing
 
     def _mind_the_end(self) -> None:
         if not self._finalizers:
             from multiprocessing.util import Finalize
 
             self._finalizers = [  # one before the children are joined, who may be waiting for it, one after
-                Finalize(None, self._write_in_thread, exitpriority=10),
+                Finalize(None, self._write_beside, exitpriority=10),
                 Finalize(None, self._finish, exitpriority=-5),
             ]
+
+    def _write_beside(self) -> None:
+        try:
+            self._start_thread()
+        except RuntimeError:  # Python 3.12.0 and 3.12.1 start none at the end
+            self.flush_blocking()
 
     def then(self, last: Callable[[], None]) -> None:
         """Do this once nothing is kept any more: now, or after the last parcel was written."""
@@ -156,13 +181,6 @@ class Backlog(Private):
                 self._afterwards.append(last)
                 return
         last()
-
-    def _rest(self) -> None:
-        while self._afterwards:
-            self._afterwards.popleft()()
-        finalizers, self._finalizers = self._finalizers, []
-        for finalizer in finalizers:
-            finalizer.cancel()
 
     def _finish(self) -> None:
         if not self.abandoned:
@@ -173,6 +191,6 @@ class Backlog(Private):
         """In a forked child: what is kept is the parent's to write."""
         self._lock = threading.Lock()
         self.kept.clear()
-        self._afterwards.clear()
+        self._afterwards = []
         self._finalizers = []
-        self._writing = False
+        self._writing, self._loop = False, None

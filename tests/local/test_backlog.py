@@ -1,0 +1,111 @@
+"""What an unbounded queue keeps is written, whatever ends meanwhile: the loop, the feeder, the program."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import anyio
+import pytest
+
+from aioproc import Queue
+from tests.conftest import BACKENDS
+
+ROOT = Path(__file__).parent.parent.parent
+ITEM = bytes(30_000)
+
+
+def put_until_kept(queue: Any) -> int:
+    """Put until the kernel takes no more; how many."""
+    count = 0
+    while not queue._store.backlog.kept:
+        queue.put_nowait(ITEM)
+        count += 1
+    return count
+
+
+async def aput_until_kept(queue: Queue[bytes]) -> int:
+    """The same in a loop, which ends at once."""
+    return put_until_kept(queue)
+
+
+def received(queue: Any, count: int) -> bool:
+    """Whether so many items arrive, for one who looks at the channel only, and so writes nothing itself."""
+    reader = queue._store.reader
+    for _ in range(count):
+        if not select.select([reader.handle], [], [], 20)[0]:
+            return False
+        reader.pull()
+    return True
+
+
+@pytest.mark.parametrize("loop", list(BACKENDS))
+def test_written_after_the_loop(loop: str) -> None:
+    """A loop that ends leaves it to a thread: a program may go on without one."""
+    queue = Queue[bytes]()
+    name, options = BACKENDS[loop]
+    count = anyio.run(aput_until_kept, queue, backend=name, backend_options=options)
+    assert received(queue, count)
+
+
+@pytest.mark.leaks_allowed
+def test_written_in_the_next_loop() -> None:
+    """A loop that is closed without its tasks being cancelled, which keeps them, does not hold up the next."""
+    queue = Queue[bytes]()
+    loop = asyncio.new_event_loop()
+    count = loop.run_until_complete(aput_until_kept(queue))
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    asyncio.run(queue.put(ITEM))
+    assert received(queue, count + 1)
+
+
+class Releases:
+    """A lock that does something when it was released by the feeder with nothing left to write."""
+
+    def __init__(self, queue: Any, at: int) -> None:
+        self._lock = threading.Lock()
+        self._queue = queue
+        self._left = at
+        self.put = 0
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._lock.release()
+        if threading.current_thread().name == "aioproc feeder" and not self._queue._store.backlog.kept:
+            self._left -= 1
+            if self._left == 0:
+                self.put += put_until_kept(self._queue)
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_kept_while_the_feeder_ends(at: int) -> None:
+    """A thread that puts just when the feeder has found nothing left: the item is not left lying."""
+    queue = Queue[bytes]().sync
+    releases: Any = Releases(queue, at)
+    queue._store.backlog._lock = releases
+    count = put_until_kept(queue)
+    assert received(queue, count)
+    feeders = [thread for thread in threading.enumerate() if thread.name == "aioproc feeder"]
+    for feeder in feeders:
+        feeder.join(1)
+    assert releases.put
+    assert received(queue, releases.put)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_written_at_the_end_of_a_program(backend: str) -> None:
+    """A program puts more than the kernel takes and ends; a child that it waits for gets all of it."""
+    program = [sys.executable, "-m", "tests.programs.leaver", backend]
+    found = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert (found.stdout, found.stderr) == ("20000 items\n", "")
