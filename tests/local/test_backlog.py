@@ -56,7 +56,7 @@ def test_written_after_the_loop(loop: str) -> None:
 
 @pytest.mark.leaks_allowed
 def test_written_in_the_next_loop() -> None:
-    """A loop that is closed without its tasks being cancelled, which keeps them, does not hold up the next."""
+    """A loop that is closed with tasks that were not cancelled does not hold up the next."""
     queue = Queue[bytes]()
     loop = asyncio.new_event_loop()
     count = loop.run_until_complete(aput_until_kept(queue))
