@@ -39,8 +39,9 @@ class Bell:
         self.handle = Handle(os.dup(self._epoll.fileno()), forks=False)
 
     def quiet(self) -> None:
-        """Forget the edges so far: what happens from now on rings again."""
-        self._epoll.poll(0)
+        """Forget the edges so far: what happens from now on rings again. In a forked child: nothing."""
+        if not self.handle.closed:
+            self._epoll.poll(0)
 
     def close(self) -> None:
         self._epoll.close()

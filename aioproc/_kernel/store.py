@@ -15,7 +15,7 @@ from aioproc._kernel.intake import Intake
 from aioproc._kernel.ledger import Busy, Ledger, Tally, reopened, value_of
 from aioproc._kernel.listening import Listening
 from aioproc._kernel.parcel import Packed
-from aioproc._kernel.waiting import Right
+from aioproc._kernel.waiting import Right, until, until_blocking, until_later
 from aioproc._kernel.watch import hung_up, readable
 from aioproc.errors import TasksLost
 
@@ -195,6 +195,7 @@ class Store(Intake):
         Raises:
             BlockingIOError: There is none.
             EOFError: There is none, and the queue was shut down.
+            Busy: It cannot be had now; wait for the end of `Ledger.entries`.
         """
         if self._returned:
             return None
@@ -208,6 +209,24 @@ class Store(Intake):
                 raise
         self.pump()
         return self.reader.pull()
+
+    async def taken(self, timeout: float | None) -> Arrival | None:
+        """Wait for an item, as `take`; TimeoutError if none came within ``timeout`` seconds."""
+        while True:
+            try:
+                return await until_later(self.take, self.reader.handle, "read", timeout, self.right_to_get)
+            except Busy:
+                with self.ledger.entries() as (over, bell):
+                    await until(over, bell, "read", timeout)
+
+    def taken_blocking(self, timeout: float | None) -> Arrival | None:
+        """The same, asleep in this thread."""
+        while True:
+            try:
+                return until_blocking(self.take, self.reader.handle, "read", timeout, self.right_to_get)
+            except Busy:
+                with self.ledger.entries() as (over, bell):
+                    until_blocking(over, bell, "read", timeout)
 
     def _take_entered(self) -> Arrival:
         """See `_put_entered`."""
@@ -240,7 +259,10 @@ class Store(Intake):
 
     def _take_counted(self) -> Arrival:
         ledger = self.ledger
-        entry = ledger.enter()
+        try:
+            entry = ledger.enter()
+        except BlockingIOError:
+            raise Busy from None
         try:
             arrival = self.reader.pull()
             ledger.give_place()
@@ -266,7 +288,7 @@ class Store(Intake):
         while len(found) < most:
             try:
                 arrival = self.take()
-            except (BlockingIOError, EOFError):
+            except (BlockingIOError, EOFError, Busy):
                 return
             try:
                 found.append(self.open(arrival))
@@ -369,7 +391,7 @@ class Store(Intake):
                     packets.drop(arrival)
                 if self.ledger.tally is not None:
                     self.task_done()
-        except (BlockingIOError, EOFError):
+        except (BlockingIOError, EOFError, Busy):
             pass
 
     def close(self) -> None:

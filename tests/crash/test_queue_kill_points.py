@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from aioproc import JoinableQueue, Queue
+from aioproc._kernel.ledger import reopened
+from aioproc._kernel.watch import ready
 from tests.crash.killing import died, forked, stand_still_in_a_put
-from tests.crash.queue_children import lost, operate
+from tests.crash.queue_children import in_vain, lost, operate
 from tests.local.queue_children import take_two
 from tests.shared import Wire
 
@@ -196,3 +198,14 @@ def test_killed_while_it_counts() -> None:
         for queue, _ in prefixes(lambda size=maxsize: filled(Queue, size, 2), "qsize"):
             assert queue.qsize() == 2
             assert [queue.get(timeout=0), queue.get(timeout=0)] == [0, 1]
+
+
+def test_a_forked_child_takes_no_ring() -> None:
+    """A child that finds no place leaves to its parent what rang there."""
+    queue = filled(Queue, 1, 1)
+    room = queue._store.room
+    os.close(reopened(queue._store.ledger.gate))  # as at the end of somebody's entry
+    assert ready(room)
+    assert not died(forked(partial(in_vain, lambda: queue.put_nowait("theirs"))))
+    assert ready(room)
+    queue.close()
