@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from functools import partial
 from typing import Any, Final
 
@@ -12,12 +11,12 @@ from aioproc._kernel.bell import Bell
 from aioproc._kernel.channel import Arrival, Channel, Crowded
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.intake import Intake
-from aioproc._kernel.ledger import Busy, Ledger, Tally, reopened, value_of
+from aioproc._kernel.ledger import Busy, Ledger, Tally, reopened
 from aioproc._kernel.listening import Listening
 from aioproc._kernel.parcel import Packed
+from aioproc._kernel.tasks import Tasks
 from aioproc._kernel.waiting import Right, until, until_blocking, until_later
 from aioproc._kernel.watch import hung_up, readable
-from aioproc.errors import TasksLost
 
 RIGHTS_TO_PUT: Final = 2  # each put rings those who listen for places once more
 IN_A_ROW: Final = 3  # after so many that went well, the next is tried without a look first
@@ -50,7 +49,7 @@ class Store(Intake):
         self.backlog = Backlog(writer, reader)
         # a put may wait: for a place, or a moment, until somebody has looked through the counts
         self.may_wait = ledger.marks is not None
-        self._open_tasks: deque[Handle] = deque()
+        self.tasks = None if ledger.tally is None else Tasks(ledger, reader)
         self._bell: Bell | None = None
         self._ending = False
         self._puts_in_a_row = self._takes_in_a_row = 0
@@ -266,9 +265,8 @@ class Store(Intake):
         try:
             arrival = self.reader.pull()
             ledger.give_place()
-            if ledger.tally is not None:
-                ledger.tally.note(ledger.tally.received)
-                self._open_tasks.append(packets.take_tail(arrival))
+            if self.tasks is not None:
+                self.tasks.received(arrival)
         except BaseException as failure:
             ledger.leave(entry, is_right=isinstance(failure, _UNDONE))
             raise
@@ -295,61 +293,6 @@ class Store(Intake):
             except Exception as failure:
                 self.give_back(None, failure)
                 return
-
-    # -- tasks
-
-    def task_done(self) -> None:
-        """Close the oldest open task that this process holds; ValueError when it holds none."""
-        assert self.ledger.tally is not None
-        try:
-            task = self._open_tasks.popleft()
-        except IndexError:
-            raise ValueError("task_done() called too many times") from None
-        self.ledger.tally.note(self.ledger.tally.done)
-        task.close()
-
-    def lost(self) -> int:
-        """How many tasks were found to be lost so far."""
-        self.check()
-        assert self.ledger.tally is not None
-        return value_of(self.ledger.tally.lost)
-
-    def joined(self, lost_before: int) -> None:
-        """Whether every task is done: BlockingIOError if not.
-
-        Raises:
-            Busy: It cannot be told now; wait for the end of `Ledger.entries`.
-            TasksLost: Since there were so many, more were found to be lost, here or by another who waits.
-        """
-        tally = self.ledger.tally
-        assert tally is not None
-        if not hung_up(tally.work.fileno()):
-            raise BlockingIOError
-        try:
-            with self.ledger.alone():
-                at_work = not hung_up(tally.work.fileno())
-                if not at_work:
-                    self._lose_unfinished(tally)
-        except BlockingIOError:
-            raise Busy from None
-        if at_work:
-            raise BlockingIOError
-        lost = value_of(tally.lost) - lost_before
-        if lost:
-            raise TasksLost(lost)
-
-    def _lose_unfinished(self, tally: Tally) -> None:
-        self.ledger.set_right_alone(self.reader)
-        unfinished = tally.unfinished()
-        if unfinished > 0:
-            tally.note(tally.lost, unfinished)
-
-    @property
-    def work(self) -> Handle:
-        """What to wait for until every task is done: it hangs up when nobody holds an open one."""
-        self.check()
-        assert self.ledger.tally is not None
-        return self.ledger.tally.work
 
     # -- state and end
 
@@ -389,8 +332,8 @@ class Store(Intake):
                 arrival = self.take()
                 if arrival is not None:
                     packets.drop(arrival)
-                if self.ledger.tally is not None:
-                    self.task_done()
+                if self.tasks is not None:
+                    self.tasks.done()
         except (BlockingIOError, EOFError, Busy):
             pass
 
@@ -400,7 +343,8 @@ class Store(Intake):
             return
         self.closed = self._ending = True
         self.is_plain = False
-        self._open_tasks.clear()
+        if self.tasks is not None:
+            self.tasks.close()
         if self._bell is not None:
             self._bell.close()
         self.reader.close()

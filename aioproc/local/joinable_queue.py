@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from aioproc._kernel.ledger import Busy
 from aioproc._kernel.store import Store
+from aioproc._kernel.tasks import Tasks
 from aioproc._kernel.waiting import until, until_blocking
 from aioproc.local.queue import Queue, SyncQueue, _facing
 
@@ -48,7 +49,7 @@ class JoinableQueue(Queue[T]):
         If a peer dies: Nothing; a task that this process never says is done is lost when it ends.
         Cost: Two system calls.
         """
-        self._store.task_done()
+        _tasks(self._store).done()
 
     async def join(self) -> None:
         """Wait until all tasks are done.
@@ -61,13 +62,13 @@ class JoinableQueue(Queue[T]):
         If a peer dies: Its open tasks are lost; who waits learns of it once all others are done.
         Cost: One wake-up.
         """
-        store = self._store
-        joined = partial(store.joined, store.lost())
+        tasks = _tasks(self._store)
+        joined = partial(tasks.joined, tasks.lost())
         while True:
             try:
-                return await until(joined, store.work, "read")
+                return await until(joined, tasks.work, "read")
             except Busy:
-                with store.ledger.entries() as (over, bell):
+                with self._store.ledger.entries() as (over, bell):
                     await until(over, bell, "read")
 
 
@@ -84,15 +85,21 @@ class SyncJoinableQueue(SyncQueue[T]):
 
     def task_done(self) -> None:
         """See `JoinableQueue.task_done`."""
-        self._store.task_done()
+        _tasks(self._store).done()
 
     def join(self) -> None:
         """See `JoinableQueue.join`."""
-        store = self._store
-        joined = partial(store.joined, store.lost())
+        tasks = _tasks(self._store)
+        joined = partial(tasks.joined, tasks.lost())
         while True:
             try:
-                return until_blocking(joined, store.work, "read")
+                return until_blocking(joined, tasks.work, "read")
             except Busy:
-                with store.ledger.entries() as (over, bell):
+                with self._store.ledger.entries() as (over, bell):
                     until_blocking(over, bell, "read")
+
+
+def _tasks(store: Store) -> Tasks:
+    store.check()
+    assert store.tasks is not None
+    return store.tasks

@@ -84,7 +84,7 @@ def lost(queue: Any, before: int | None = None) -> int:
         if before is None:
             queue.join()
         else:
-            queue._store.joined(before)
+            queue._store.tasks.joined(before)
     except TasksLost as error:
         return error.count
     return 0

@@ -185,14 +185,14 @@ def open_mail(mail: Any) -> None:
 
 def tell_first(queue: Any, told: Wire) -> None:
     """Have the queue say that its join has begun."""
-    lost = queue._store.lost
+    lost = queue._store.tasks.lost
 
     def telling() -> int:
         count: int = lost()
         told.say("waiting")
         return count
 
-    queue._store.lost = telling
+    queue._store.tasks.lost = telling
 
 
 def tell_lost(queue: Any, told: Wire) -> None:

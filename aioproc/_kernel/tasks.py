@@ -1,0 +1,88 @@
+"""The tasks of a joinable queue: those that this process has in hand, and whether all are done, or lost."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from aioproc._kernel import channel as packets
+from aioproc._kernel.channel import Arrival, Channel
+from aioproc._kernel.handle import Handle
+from aioproc._kernel.ledger import Busy, Ledger, value_of
+from aioproc._kernel.watch import hung_up
+from aioproc.errors import TasksLost
+
+
+class Tasks:
+    """What this process knows of the tasks; docs/design/lost_tasks.md says how.
+
+    Args:
+        ledger: Has the tally of them.
+        packets: Where those lie that nobody has received.
+
+    If a peer dies: The tasks that it held are lost once nobody alive holds one.
+    """
+
+    def __init__(self, ledger: Ledger, packets: Channel) -> None:
+        assert ledger.tally is not None
+        self._ledger = ledger
+        self._tally = ledger.tally
+        self._packets = packets
+        self._in_hand: deque[Handle] = deque()
+
+    def received(self, arrival: Arrival) -> None:
+        """Note one that has just been received."""
+        self._tally.note(self._tally.received)
+        self._in_hand.append(packets.take_tail(arrival))
+
+    def done(self) -> None:
+        """Close the oldest that this process has in hand; ValueError when it has none."""
+        try:
+            task = self._in_hand.popleft()
+        except IndexError:
+            raise ValueError("task_done() called too many times") from None
+        self._tally.note(self._tally.done)
+        task.close()
+
+    def lost(self) -> int:
+        """How many were found to be lost so far."""
+        return value_of(self._tally.lost)
+
+    @property
+    def work(self) -> Handle:
+        """What to wait for until all are done: it hangs up when nobody holds an open one."""
+        return self._tally.work
+
+    def joined(self, lost_before: int) -> None:
+        """Whether all are done: BlockingIOError if not.
+
+        Raises:
+            Busy: It cannot be told now; wait for the end of `Ledger.entries`.
+            TasksLost: Since there were so many, more were found to be lost, here or by another who waits.
+        """
+        if not self._all_closed():
+            raise BlockingIOError
+        try:
+            with self._ledger.alone():
+                all_closed = self._all_closed()
+                if all_closed:
+                    self._lose_unfinished()
+        except BlockingIOError:
+            raise Busy from None
+        if not all_closed:
+            raise BlockingIOError
+        lost = value_of(self._tally.lost) - lost_before
+        if lost:
+            raise TasksLost(lost)
+
+    def _all_closed(self) -> bool:
+        return bool(hung_up(self.work.fileno()))
+
+    def _lose_unfinished(self) -> None:
+        self._ledger.set_right_alone(self._packets)
+        unfinished = self._tally.unfinished()
+        if unfinished > 0:
+            self._tally.note(self._tally.lost, unfinished)
+
+    def close(self) -> None:
+        """Let go of those in hand: they are lost."""
+        self._in_hand.clear()
