@@ -221,9 +221,11 @@ class Books:
 
     async def room(self) -> None:
         """Wait until one more call may wait, in order of arrival."""
+        join = self._for_room.append
         while not self.has_room():
             ticket = self.loop.ticket()
-            self._for_room.append(ticket)
+            join(ticket)
+            join = self._for_room.appendleft  # who was woken too early is still the first
             try:
                 await ticket
             except BaseException:
@@ -236,6 +238,7 @@ class Books:
     def _wake_for_room(self) -> None:
         if self._for_room and self.has_room():
             self.loop.wake(self._for_room.popleft())
+            self.loop.later(0, self._wake_for_room)  # who was woken may have no use for it
 
     # The end
 

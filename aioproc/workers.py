@@ -191,6 +191,8 @@ class Workers:
         for task in list(station.sent.values()):
             self._stopper.forget(task)
             self._lose(task, station, code)
+        if self._staff.broken is not None:  # what came back is for nobody
+            self.broke(self._staff.broken)
 
     def _lose(self, task: Task, station: Station, code: int) -> None:
         task.station = None

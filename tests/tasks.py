@@ -197,6 +197,12 @@ def initialize(value: int) -> None:
     os.environ["TESTS_INITIALIZED"] = str(value)
 
 
+def initialize_unless(mark: str) -> None:
+    """An initializer that raises once there is a file."""
+    if os.path.exists(mark):
+        raise LookupError("no more")
+
+
 def initialized(_: object = None) -> str | None:
     return os.environ.get("TESTS_INITIALIZED")
 

@@ -8,6 +8,7 @@ import re
 import threading
 import traceback
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,67 @@ async def test_max_pending() -> None:
             for number in range(20):
                 group.start_soon(one, number)
         assert sorted(many) == [n * n for n in range(20)]
+
+
+@pytest.mark.parametrize("end", ["close", "terminate"])
+async def test_who_waits_for_room_learns_of_the_end(tmp_path: Path, end: str) -> None:
+    """All of them, not only as many as calls ended."""
+    waiting = tmp_path / "waiting"
+    os.mkfifo(waiting)
+    pool = AsyncPool(1, max_pending=0)
+    running = pool.submit(tasks.wait_for, str(waiting))
+    refused: list[int] = []
+
+    async def one(number: int) -> None:
+        with pytest.raises(ValueError, match="the pool is"):
+            await pool.apply(tasks.square, (number,))
+        refused.append(number)
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            for number in range(3):
+                group.start_soon(one, number)
+            await anyio.wait_all_tasks_blocked()
+            getattr(pool, end)()
+            if end == "close":
+                await anyio.to_thread.run_sync(waiting.write_text, "go on")
+    assert sorted(refused) == [0, 1, 2]
+    assert running.ready()
+    await pool.join()
+
+
+async def test_room_that_was_not_taken_goes_to_the_next(tmp_path: Path) -> None:
+    """An empty input, one that is slow, and a call that is refused leave it to others."""
+    waiting = tmp_path / "waiting"
+    os.mkfifo(waiting)
+
+    async def slow() -> AsyncIterator[int]:
+        await anyio.sleep_forever()
+        yield 1
+
+    async with AsyncPool(1, max_pending=0) as pool:
+        running = pool.submit(tasks.wait_for, str(waiting))
+
+        async def iterate(source: Any) -> None:
+            async with pool.imap(tasks.square, source) as results:
+                async for _ in results:
+                    pass
+
+        async def refused() -> None:
+            with pytest.raises(TypeError):
+                await pool.apply(5)  # type: ignore[call-overload]
+
+        async def one() -> None:
+            assert await pool.apply(tasks.square, (4,)) == 16
+            group.cancel_scope.cancel()
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                for each in (partial(iterate, []), partial(iterate, slow()), refused, one):
+                    group.start_soon(each)
+                    await anyio.wait_all_tasks_blocked()
+                await anyio.to_thread.run_sync(waiting.write_text, "go on")
+        assert await running == "go on"
 
 
 async def test_stats() -> None:

@@ -381,6 +381,21 @@ async def test_initializer_that_raises() -> None:
         assert pool.stats().restarts == 0
 
 
+async def test_what_a_broken_pool_takes_back_fails(pipe: Callable[[str], Path], tmp_path: Path) -> None:
+    """A call that a worker had in hand, and would have been run again, when no worker can start any more."""
+    mark, waiting = tmp_path / "mark", pipe("waiting")
+    pool = AsyncPool(2, initializer=tasks.initialize_unless, initargs=(str(mark),))
+    await pool.map(tasks.square, range(4), 1)
+    result = pool.options(retries=1).submit(tasks.wait_for, str(waiting))
+    mark.touch()
+    with pytest.raises(WorkerDied):
+        await pool.apply(tasks.die)
+    with anyio.fail_after(10), pytest.raises(WorkerDied, match="initializer raised LookupError: no more"):
+        await result
+    pool.close()
+    await pool.join()
+
+
 async def test_initializer_that_cannot_travel() -> None:
     """The reason comes out of the first call."""
     async with AsyncPool(1, tasks.square, (threading.Lock(),)) as pool:
