@@ -64,12 +64,15 @@ class Copies:
             await in_thread(letter.seal)
         except Exception as failure:
             task.result._raise(failure)
-        finally:
+        finally:  # also when somebody cancels all tasks
             self.packing -= 1
-        if not task.result._done:  # else it was cancelled meanwhile
-            self._packed(task)
+            if not task.result._done:  # else it was cancelled meanwhile
+                self._packed(task)
 
     async def _open(self, result: AsyncResult[Any], message: Message) -> None:
         found: list[Outcome] = []
-        await in_thread(lambda: found.append(outcome_of(message)))
-        result._settle(*found[0])
+        try:
+            await in_thread(lambda: found.append(outcome_of(message)))
+        finally:
+            if found:
+                result._settle(*found[0])

@@ -154,13 +154,17 @@ class Executors:
 
         try:
             self._take_in(await anyio.to_thread.run_sync(make))
-        except anyio.get_cancelled_exc_class():
+        except anyio.get_cancelled_exc_class():  # somebody cancels all tasks
+            self._give_up(CancelledError(f"the start of {self.name} was cancelled"))
             raise
         except BaseException as failure:
-            self._failure = failure
-            for task in self._waiting:
-                task.result._raise(failure)
-            self._waiting.clear()
+            self._give_up(failure)
+
+    def _give_up(self, failure: BaseException) -> None:
+        self._failure = failure
+        for task in self._waiting:
+            task.result._raise(failure)
+        self._waiting.clear()
 
     def _take_in(self, executor: Executor) -> None:
         self._executor = executor
@@ -184,8 +188,10 @@ class Executors:
         """Do work in the background that `join` waits for."""
 
         async def counted() -> None:
-            await work()
-            self._ended_one()
+            try:
+                await work()
+            finally:
+                self._ended_one()
 
         self._busy += 1
         self._loop.spawn(counted, name)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sized
+from concurrent.futures import CancelledError
 from itertools import islice
 from typing import Any, Generic, Self, TypeVar
 from weakref import WeakMethod
+
+import anyio
 
 from aioproc._kernel.background import Stop, Ticket
 from aioproc._kernel.waiting import shielded
@@ -212,10 +215,17 @@ class Results(_Iteration[T]):
             self._exhausted = True
         except Exception as failure:
             self._fail(failure)
-        finally:
+        except anyio.get_cancelled_exc_class():
+            if not self._exhausted:  # not because the consumer left: the input's own, or everybody's
+                self._fail(CancelledError(f"the input of {self._name} was cancelled"))
+        try:
             if self._close is not None:
                 await shielded(self._close)
-        self._tell()
+        except Exception as failure:
+            self._failure = self._failure or failure
+        finally:
+            self._exhausted = True
+            self._tell()
 
     def _leave(self) -> None:
         self._exhausted = True

@@ -403,6 +403,9 @@ class AsyncPool:
                 whole._settle(await self._collect(func, iterable, chunksize, star))
             except Exception as failure:
                 whole._raise(failure)
+            except BaseException:  # somebody cancels all tasks
+                whole._raise(CancelledError())
+                raise
 
         whole: AsyncResult[list[Any]] = self._books.whole(
             name_of(func, self._settings), cancel, callback, error_callback

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import signal
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from functools import partial
 from typing import Final, Protocol
 
@@ -86,7 +87,9 @@ class Staff:
             await station.start(self._make, self._backend, self._method)
         except BaseException as failure:
             del self.stations[station]
-            if not isinstance(failure, Exception):
+            if not isinstance(failure, Exception):  # somebody cancels all tasks
+                if not self.stations:
+                    self._owner.broke(CancelledError("the start of the pool's workers was cancelled"))
                 self._owner.left()
                 raise
             self._crashes += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any
 
 import anyio
 import pytest
+import sniffio
 
 import aioproc
 from aioproc import AsyncPool, QueueFull, RemoteTraceback
@@ -233,6 +235,40 @@ async def test_iterable_that_raises_midway() -> None:
                 await anext(results)
         with pytest.raises(LookupError, match="midway"):
             await pool.map(tasks.square, broken_async())
+
+
+class _Input:
+    """An async iterator that raises in ``__anext__`` and in ``aclose``."""
+
+    def __init__(self, first: BaseException, second: Exception | None = None) -> None:
+        self.first, self.second = first, second
+
+    def __aiter__(self) -> AsyncIterator[int]:
+        return self
+
+    async def __anext__(self) -> int:
+        raise self.first
+
+    async def aclose(self) -> None:
+        if self.second is not None:
+            raise self.second
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        (_Input(asyncio.CancelledError()), concurrent.futures.CancelledError),
+        (_Input(StopAsyncIteration(), OSError("cannot close")), OSError),
+    ],
+)
+async def test_input_whose_end_is_unusual(source: Any, kind: Any) -> None:
+    """It was cancelled by others, or cannot be closed: the consumer learns of it."""
+    if sniffio.current_async_library() == "trio" and source.second is None:
+        pytest.skip("asyncio's own")
+    async with AsyncPool(1) as pool:
+        with anyio.fail_after(10), pytest.raises(kind):
+            async for _ in pool.imap(tasks.square, source):
+                pass
 
 
 async def test_length_of_results() -> None:

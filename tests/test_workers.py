@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import random
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import CancelledError, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ import anyio
 import numpy as np
 import psutil
 import pytest
+import sniffio
 
 import aioproc
-from aioproc import AsyncPool, WorkerDied
+from aioproc import AsyncPool, AsyncResult, WorkerDied
 from tests import tasks
 
 pytestmark = pytest.mark.anyio
@@ -411,6 +414,43 @@ async def test_workers_that_crash_on_start(initializer: Any) -> None:
             await pool.apply(tasks.square, (1,))
         with pytest.raises(WorkerDied):
             await pool.map(tasks.square, [1, 2])
+
+
+SOMEBODY_CANCELS: dict[str, tuple[str, Callable[[AsyncPool], AsyncResult[Any]]]] = {
+    "while the first worker starts": ("start a worker", lambda pool: pool.submit(tasks.square, 2)),
+    "while a large argument is packed": ("pack", lambda pool: pool.submit(len, bytes(40 << 20))),
+    "while a large result is opened": ("open", lambda pool: pool.submit(bytes, 40 << 20)),
+    "while a map goes on": ("map", lambda pool: pool.map_async(tasks.sleep, [0.1] * 4)),
+    "while an executor starts": ("start the workers", lambda pool: pool.submit(tasks.square, 2)),
+}
+
+
+@pytest.mark.parametrize("when", SOMEBODY_CANCELS)
+async def test_somebody_cancels_all_tasks(when: str) -> None:
+    """As many an asyncio program does before its end: who waits for the pool goes on all the same."""
+    if sniffio.current_async_library() == "trio":
+        pytest.skip("nobody can do that there")
+    name, call = SOMEBODY_CANCELS[when]
+    pool = AsyncPool(executor=lambda: ProcessPoolExecutor(1)) if "executor" in when else AsyncPool(1)
+    try:
+        if "large" in when:
+            await pool.apply(tasks.square, (1,))
+        result = call(pool)
+        with anyio.fail_after(10):
+            while not (found := [t for t in asyncio.all_tasks() if t.get_name().startswith(name)]):
+                await anyio.sleep(0)
+            await anyio.sleep(0)
+            for task in found:
+                task.cancel()
+            if "large" in when:
+                assert await result in (40 << 20, bytes(40 << 20))
+            else:
+                with pytest.raises(CancelledError):
+                    await result
+            pool.close()
+            await pool.join()
+    finally:
+        pool.terminate()
 
 
 async def test_maxtasksperchild() -> None:

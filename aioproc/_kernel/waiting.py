@@ -407,10 +407,20 @@ async def in_thread(work: Callable[[], object]) -> None:
     """
     import anyio
 
-    held = [work]
+    held, failed, running = [work], list[BaseException](), threading.Lock()
     del work
-    with anyio.CancelScope(shield=True):
-        await anyio.to_thread.run_sync(lambda: held.pop()())
+
+    def run() -> None:
+        with running:  # who comes again, after a bare Task.cancel(), waits for the first
+            try:
+                if held:
+                    held.pop()()
+            except BaseException as failure:
+                failed.append(failure)
+
+    await without_fail(lambda: anyio.to_thread.run_sync(run))
+    if failed:
+        raise failed.pop()
 
 
 def spawned(work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
