@@ -33,8 +33,8 @@ class Notices:
             front, back = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             line = Handle(front.detach()), Handle(back.detach())
         self._tokens, self._shared = tokens, line
-        self._front, self._token_line = SocketView(line[0]), SocketView(tokens.back)
-        self.places = Places(partial(NoticePlace, weakref.proxy(tokens), line[1]))
+        self._front, self._back, self._token_line = *map(SocketView, line), SocketView(tokens.back)
+        self.places = Places(partial(NoticePlace, weakref.proxy(tokens), line[1], weakref.proxy(self)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Notices, (self._tokens, self._shared)
@@ -56,6 +56,16 @@ class Notices:
             except BlockingIOError:  # no room: the owner sees its ticket gone, and stands in line himself
                 return True
 
+    def sweep(self) -> bool:
+        """Take the tickets of the gone out of the line, for who has the token; False if there was none."""
+        before = self.waiting
+        with no_fork:
+            for _ in range(before):
+                ticket = next_ticket(self._front)
+                if ticket is not None:
+                    ticket.put(self._back)
+        return self.waiting < before
+
 
 class NoticePlace(Place):
     """Where the tasks of one loop, or one thread, wait to be notified and given the token.
@@ -66,8 +76,9 @@ class NoticePlace(Place):
 
     free = 0  # a free token is nothing for who was not notified
 
-    def __init__(self, source: Tokens, line: Handle) -> None:
+    def __init__(self, source: Tokens, line: Handle, notices: Notices) -> None:
         self.got_late = False
+        self._notices = notices
         self._asking = 0
         super().__init__(source, line)
         self._token_line = SocketView(source.back)
@@ -87,6 +98,23 @@ class NoticePlace(Place):
         if self.stale:
             return self._source.take()
         raise BlockingIOError
+
+    def _post(self) -> None:
+        """Stand in the line, for a caller that has the token; when it is full, the gone leave it.
+
+        Raises:
+            BlockingIOError: It is full of those who live, and no ticket of ours is in it.
+        """
+        while self._tickets < self.waiters:
+            try:
+                self._send_ticket(self._line)
+            except BlockingIOError:
+                if self._notices.sweep():
+                    continue
+                if not self._tickets:
+                    raise
+                return
+            self._tickets += 1
 
     def _ask(self) -> None:
         """Have a ticket in the token's line for everybody here; who comes later waits at a new place."""

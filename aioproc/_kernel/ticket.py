@@ -60,8 +60,16 @@ class Ticket:
         return True
 
     def inherit(self, heirs: int) -> None:
-        """Note the line that the notification goes to if the owner has died."""
-        self._descriptors.append(os.dup(heirs))
+        """Note the line that the notification goes to if the owner has died.
+
+        Raises:
+            OSError: No free file descriptor; the ticket is closed: its owner sees that, and asks himself.
+        """
+        try:
+            self._descriptors.append(os.dup(heirs))
+        except OSError:
+            self.close()
+            raise
 
     def _succeeded(self) -> bool:
         """Become the next heir's ticket; False, and closed, when there is none."""

@@ -214,17 +214,25 @@ class Tokens(Private):
     def sweep(self) -> None:
         """Note that a ticket of ours was left in the line; now and then, take those of the gone out of it.
 
-        Others may post meanwhile, so those who wait can change places with them, no more.
+        Others may post meanwhile, so those who wait can change places with them, no more. Meanwhile we wait
+        too: a releaser who sees nobody else, because we have a ticket in our hands, gives us the token.
         """
         self._left += 1
         if self._left < LEFT_TICKETS:
             return
         self._left = 0
-        with no_fork:
-            for _ in range(self.waiting):
-                ticket = next_ticket(self._front_view, self._ticket)
-                if ticket is not None:
-                    ticket.put(self._back_view)
+        try:
+            place = self._places.of_thread()
+        except OSError:  # no free descriptor: another time
+            return
+        try:
+            with no_fork:
+                for _ in range(self.waiting):
+                    ticket = next_ticket(self._front_view, self._ticket)
+                    if ticket is not None:
+                        ticket.put(self._back_view)
+        finally:
+            self._places.leave(place)
 
     # When a holder dies
 
@@ -236,6 +244,10 @@ class Tokens(Private):
             *_, pipes, _, _, ledger = self._shared
             with no_fork:
                 _, descriptors = receive(SocketView(ledger), 1, pipes, socket.MSG_PEEK)
+                if len(descriptors) < pipes:
+                    for fd in descriptors:
+                        os.close(fd)
+                    raise OSError(errno.EMFILE, "no free file descriptors for the permits' pipes")
                 self._pipes = [Handle(fd) for fd in descriptors]
         return self._pipes
 

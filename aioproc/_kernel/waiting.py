@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Event = Literal["read", "write"]
 
+MOST_SECONDS: Final = 2_000_000.0  # poll takes its milliseconds as an int
 BUDGET_OPERATIONS: Final = 128  # ready operations between two yields to the loop
 
 _POLL: Final[dict[Event, int]] = {"read": select.POLLIN, "write": select.POLLOUT}
@@ -392,7 +393,7 @@ def _asleep_blocking(attempt: Callable[[], T], handle: Handle, event: Event, dea
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             raise TimeoutError("not in time")
-        poll.poll(None if left is None else left * 1000)
+        poll.poll(None if left is None else min(left, MOST_SECONDS) * 1000)
         try:
             return attempt()
         except BlockingIOError:
@@ -418,9 +419,11 @@ async def in_thread(work: Callable[[], object]) -> None:
             except BaseException as failure:
                 failed.append(failure)
 
-    await without_fail(lambda: anyio.to_thread.run_sync(run))
-    if failed:
-        raise failed.pop()
+    def outcome() -> None:
+        if failed:
+            raise failed.pop()
+
+    await without_fail(lambda: anyio.to_thread.run_sync(run), outcome)
 
 
 def spawned(work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
@@ -452,8 +455,8 @@ async def shielded(wait: Callable[[], Awaitable[object]]) -> None:
         await wait()
 
 
-async def without_fail(wait: Callable[[], Awaitable[object]]) -> None:
-    """Wait for something that must be had, however often the task is cancelled; then be cancelled."""
+async def without_fail(wait: Callable[[], Awaitable[object]], then: Callable[[], T]) -> T:
+    """Wait for what must be had, however often cancelled, do what follows, and only then be cancelled."""
     import anyio
 
     cancelled: BaseException | None = None
@@ -463,8 +466,10 @@ async def without_fail(wait: Callable[[], Awaitable[object]]) -> None:
             break
         except anyio.get_cancelled_exc_class() as late:  # a bare Task.cancel() reaches into a shield
             cancelled = late
+    done = then()
     if cancelled is not None:
         raise cancelled
+    return done
 
 
 def running_backend() -> tuple[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from threading import BrokenBarrierError
 from typing import Any
 
@@ -87,8 +88,7 @@ class Barrier:
                 else:
                     verdict = await until(round_.attempt, round_.watch, timeout=self._limit(timeout))
             except BaseException as failure:
-                await without_fail(self._lock.acquire)
-                verdict = self._given_up(round_)
+                verdict = await without_fail(self._lock.acquire, partial(self._given_up, round_))
                 if not _another(failure, last):
                     raise
             _check(verdict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from aioproc._kernel.notice import NoticePlace, Notices
@@ -96,22 +97,13 @@ class Condition(Entered):
                 self._take_back(depth)
                 self.notify()
             else:
-                await without_fail(self._tokens.acquire)
-                self._take_back(depth)
+                await without_fail(self._tokens.acquire, partial(self._take_back, depth))
             raise
-        if self._left(place):
-            notified = True
-        elif not notified:
-            await self._again(depth)
-        self._take_back(depth)
-        return notified
-
-    async def _again(self, depth: int) -> None:
-        try:
-            await without_fail(self._tokens.acquire)
-        except BaseException:
+        if self._left(place) or notified:
             self._take_back(depth)
-            raise
+            return True
+        await without_fail(self._tokens.acquire, partial(self._take_back, depth))
+        return False
 
     async def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         """Wait until the predicate, called with the lock held, returns something true.
@@ -215,12 +207,19 @@ class SyncCondition(Twin):
             notified = True
         except TimeoutError:
             pass
-        finally:
-            if condition._left(place):
-                notified = True
-            elif not notified:
+        except BaseException:  # of a signal's handler
+            late = condition._left(place)
+            if not late:
                 condition._tokens.acquire_blocking()
             condition._take_back(depth)
+            if late:
+                condition.notify()
+            raise
+        if condition._left(place):
+            notified = True
+        elif not notified:
+            condition._tokens.acquire_blocking()
+        condition._take_back(depth)
         return notified
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:

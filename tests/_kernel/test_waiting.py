@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import threading
@@ -15,6 +16,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from aioproc import Event
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.waiting import BUDGET_OPERATIONS, asyncio_loop, in_thread, until, until_blocking
 
@@ -284,3 +286,13 @@ async def test_a_thread_keeps_nothing_of_its_work(monkeypatch: pytest.MonkeyPatc
     del work
     assert remembered
     assert alive() is None
+
+
+@pytest.mark.parametrize("timeout", [30 * 86400, threading.TIMEOUT_MAX, math.inf])
+def test_longer_than_poll_can(timeout: float) -> None:
+    """A timeout of a month, or the longest that threading knows, is waited for, as multiprocessing does."""
+    event = Event()
+    later = threading.Timer(0.05, event.set)
+    later.start()
+    assert event.sync.wait(timeout)
+    later.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from threading import BrokenBarrierError
 from typing import Any
 
@@ -128,6 +129,26 @@ async def test_timeout_cancellation_and_abort_break_it(anyio_backend: Any) -> No
         patient.reset()
     assert await wire.ahear() == "BrokenBarrierError"
     await meet_here(patient)
+
+
+async def test_cancelled_again_while_another_arrives(anyio_backend: Any) -> None:
+    """A member that asyncio cancels twice breaks the barrier, and leaves its lock to the others."""
+    barrier = Barrier(2)
+
+    async def main() -> None:
+        task = asyncio.create_task(barrier.wait())
+        await here(barrier, 1)
+        await barrier._lock.acquire()
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0.02)
+        barrier._lock.release()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    await anyio.to_thread.run_sync(asyncio.run, main())
+    assert barrier._lock.free
+    assert barrier.broken
 
 
 async def test_action(anyio_backend: Any) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import random
+import resource
+import signal
 import threading
 from collections import deque
 from typing import Any
@@ -13,6 +17,8 @@ import pytest
 
 import aioproc
 from aioproc import Condition, Lock, NotOwner, Process, RLock
+from aioproc._kernel.ticket import Ticket
+from aioproc._kernel.token import LEFT_TICKETS
 from tests.local import sync_children as children
 from tests.local.lock_children import voluntary_switches
 from tests.shared import Shared, Wire
@@ -223,6 +229,149 @@ async def cancel_at_random(times: int) -> None:
     await other.join()
     assert await condition.acquire(timeout=20)
     condition.release()
+
+
+async def test_more_waits_in_vain_than_fit_into_the_line(anyio_backend: Any) -> None:
+    """Their tickets leave the line when it is full: no wait returns unnotified, who lives keeps his place."""
+    condition, notified = Condition(), list[int]()
+
+    async def one(number: int) -> None:
+        async with condition:
+            await condition.wait()
+            notified.append(number)
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            group.start_soon(one, 1)
+            await waiting(condition, 1)
+            with condition.sync:
+                for _ in range(700):
+                    assert not condition.sync.wait(0)
+            async with condition:
+                condition.notify()
+        async with condition:
+            for _ in range(700):
+                assert not await condition.wait(0.0001)
+    assert notified == [1]
+
+
+async def test_more_who_wait_than_fit_into_the_line(anyio_backend: Any) -> None:
+    """A place that finds no room says so, in place of waking all the time."""
+    condition = Condition()
+    async with condition:
+        place = condition._notices.places.of_thread()
+        for _ in range(700):
+            place.join()
+        with pytest.raises(OSError, match="too many wait"):
+            await condition.wait(0)
+        assert condition.locked()
+        place.drop()
+        assert not await condition.wait(0)
+
+
+@pytest.mark.parametrize("kind", [Lock, RLock])
+async def test_cancelled_again_while_it_takes_the_lock_back(anyio_backend: Any, kind: Any) -> None:
+    """A task that asyncio cancels twice holds the lock at the end of its wait, and releases it."""
+    condition = Condition(kind())
+
+    async def one() -> None:
+        async with condition:
+            await condition.wait()
+
+    async def main() -> None:
+        task = asyncio.create_task(one())
+        await waiting(condition, 1)
+        async with condition:
+            for _ in range(3):
+                task.cancel()
+                await asyncio.sleep(0.02)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await condition.acquire(timeout=5)
+
+    await anyio.to_thread.run_sync(asyncio.run, main())
+
+
+async def test_an_interrupted_waiter_swallows_no_notification(anyio_backend: Any) -> None:
+    """One that SIGTERM unwinds just when lock and notification have come gives both to the next one."""
+    condition, wire = Condition(), Wire()
+    first, second = (Process(target=children.wait_once, args=(condition.sync, wire, n)) for n in (1, 2))
+    for count, process in enumerate((first, second), 1):
+        await process.start()
+        await waiting(condition, count)
+    async with condition:
+        condition.notify()
+        os.kill(first.pid or 0, signal.SIGSTOP)
+    first.terminate()
+    os.kill(first.pid or 0, signal.SIGCONT)
+    await first.join()
+    assert await wire.ahear(timeout=10) == 2
+    await second.result()
+
+
+async def test_no_descriptor_for_a_notification(anyio_backend: Any) -> None:
+    """Who notifies with no descriptor to spare is told, and the one who waits is not left asleep."""
+    condition, before = Condition(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    woken = list[bool]()
+
+    def wait() -> None:
+        with condition.sync:
+            woken.append(condition.sync.wait(timeout=10))
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    await waiting(condition, 1)
+    highest_open = max(map(int, os.listdir("/proc/self/fd")))
+    fillers = [os.dup(0)]
+    with condition.sync:
+        while fillers[-1] < highest_open:
+            fillers.append(os.dup(0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1] + 3, before[1]))  # for the ticket alone
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                condition.notify()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            for fd in fillers:
+                os.close(fd)
+    waiter.join()
+    assert woken == [True]
+
+
+@pytest.mark.parametrize("kind", [Lock, RLock])
+async def test_released_while_the_line_is_swept(
+    anyio_backend: Any, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was notified gets the lock, also if another has his ticket in its hands just then."""
+    condition, put = Condition(kind()), Ticket.put
+    lock = condition._lock
+    woken = list[bool]()
+    gaps = 0
+
+    async def one() -> None:
+        async with condition:
+            woken.append(await condition.wait(timeout=10))
+
+    def put_late(ticket: Ticket, line: Any) -> bool:
+        nonlocal gaps
+        if not gaps and sweeping:
+            gaps += 1
+            condition.release()
+        return put(ticket, line)
+
+    sweeping = False
+    monkeypatch.setattr(Ticket, "put", put_late)
+    async with anyio.create_task_group() as group:
+        group.start_soon(one)
+        await waiting(condition, 1)
+        await condition.acquire()
+        condition.notify()
+        sweeping = True
+        for _ in range(LEFT_TICKETS):
+            place = lock._tokens._places.of_thread()
+            lock._tokens._places.leave(place)
+    assert gaps
+    assert woken == [True]
 
 
 async def test_wait_for(anyio_backend: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import threading
 from typing import Any
 
@@ -286,3 +288,26 @@ async def test_repr_and_twins(anyio_backend: Any) -> None:
     assert limit.sync.aio is limit
     assert not limit.locked()
     assert not semaphore.sync.locked()
+
+
+def test_no_descriptors_for_all_pipes() -> None:
+    """Who cannot have the pipes of all permits has none; later it has all, and makes no permit too many."""
+    limit, before = BoundedSemaphore(10), resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest_open = max(map(int, os.listdir("/proc/self/fd")))
+    fillers = [os.dup(0)]
+    while fillers[-1] < highest_open:
+        fillers.append(os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1] + 4, before[1]))
+    try:
+        with pytest.raises(OSError, match="no free file descriptors"):
+            limit.get_value()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for fd in fillers:
+            os.close(fd)
+    child = os.fork()
+    if not child:
+        limit.sync.acquire()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert limit.get_value() == 10
