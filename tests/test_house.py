@@ -66,6 +66,7 @@ DOORS = {
         "context.py",
         "executors.py",
         "group.py",
+        "iteration.py",
         "meeting.py",
         "pool.py",
         "results.py",
@@ -76,8 +77,10 @@ DOORS = {
     "concurrent": (
         "errors.py",
         "engine.py",
+        "iteration.py",
         "pool.py",
         "results.py",
+        "staff.py",
         "task.py",
         "workers.py",
         "executors.py",
