@@ -136,8 +136,10 @@ class Slot:
 
     def break_(self) -> None:
         """Break the round that lies here, and every later one until `clear`."""
-        self.clear()
-        self._sender.send(BROKEN, SEND_FLAGS)
+        try:
+            self.clear()
+        finally:  # also if no descriptor is free for the round: it is taken out all the same
+            self._sender.send(BROKEN, SEND_FLAGS)
 
     def _take(self) -> tuple[int, tuple[Handle, Handle], list[Handle]] | None:
         try:

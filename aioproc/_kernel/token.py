@@ -76,6 +76,7 @@ class Tokens(Private):
         """Close what is this process's alone; tokens held here are dead then."""
         while self._held:
             os.close(self._held.pop()[0])
+        self.owner, self.depth = None, 0
         self._places.forget()
 
     # What can be asked

@@ -12,7 +12,7 @@ import pytest
 import aioproc
 from aioproc import Barrier, Process
 from tests.local import sync_children as children
-from tests.shared import Wire
+from tests.shared import Wire, spare_descriptors
 
 pytestmark = pytest.mark.anyio
 
@@ -149,6 +149,16 @@ async def test_cancelled_again_while_another_arrives(anyio_backend: Any) -> None
     await anyio.to_thread.run_sync(asyncio.run, main())
     assert barrier._lock.free
     assert barrier.broken
+
+
+def test_no_descriptor_to_break_it_with() -> None:
+    """It is broken also if the one whose time runs out has no descriptor to spare for the round."""
+    barrier = Barrier(2)
+    round_ = barrier._slot.arrive(2)
+    with spare_descriptors(1), pytest.raises(OSError, match="no free file descriptor"):
+        barrier.abort()
+    assert barrier.broken
+    round_.drop()
 
 
 async def test_action(anyio_backend: Any) -> None:

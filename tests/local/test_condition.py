@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import resource
 import signal
 import threading
 from collections import deque
@@ -21,7 +20,7 @@ from aioproc._kernel.ticket import Ticket
 from aioproc._kernel.token import LEFT_TICKETS
 from tests.local import sync_children as children
 from tests.local.lock_children import voluntary_switches
-from tests.shared import Shared, Wire
+from tests.shared import Shared, Wire, spare_descriptors
 
 pytestmark = pytest.mark.anyio
 
@@ -311,7 +310,7 @@ async def test_an_interrupted_waiter_swallows_no_notification(anyio_backend: Any
 
 async def test_no_descriptor_for_a_notification(anyio_backend: Any) -> None:
     """Who notifies with no descriptor to spare is told, and the one who waits is not left asleep."""
-    condition, before = Condition(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    condition = Condition()
     woken = list[bool]()
 
     def wait() -> None:
@@ -321,19 +320,8 @@ async def test_no_descriptor_for_a_notification(anyio_backend: Any) -> None:
     waiter = threading.Thread(target=wait)
     waiter.start()
     await waiting(condition, 1)
-    highest_open = max(map(int, os.listdir("/proc/self/fd")))
-    fillers = [os.dup(0)]
-    with condition.sync:
-        while fillers[-1] < highest_open:
-            fillers.append(os.dup(0))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1] + 3, before[1]))  # for the ticket alone
-        try:
-            with pytest.raises(OSError, match="Too many open files"):
-                condition.notify()
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, before)
-            for fd in fillers:
-                os.close(fd)
+    with condition.sync, spare_descriptors(2), pytest.raises(OSError, match="Too many open files"):
+        condition.notify()  # which takes them for the ticket
     waiter.join()
     assert woken == [True]
 
@@ -462,6 +450,23 @@ def tries(lock: Any, wire: Wire) -> None:
     wire.say(found)
     wire.say(lock.acquire(timeout=20))
     lock.release()
+
+
+def test_a_forked_child_does_not_own_what_its_parent_did() -> None:
+    """Its main thread, which has the number of the parent's, does not own what a thread takes."""
+    lock = RLock()
+    lock.sync.acquire()
+    hears, speaks = os.pipe()
+    child = os.fork()
+    if not child:
+        os.read(hears, 1)
+        lock._tokens.try_take()  # another thread, which is just about to note that it is the owner
+        os._exit(lock.is_mine())
+    lock.release()
+    os.write(speaks, b"f")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.close(hears)
+    os.close(speaks)
 
 
 async def test_a_lock_and_its_condition_travel_apart(anyio_backend: Any) -> None:

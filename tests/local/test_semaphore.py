@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import threading
 from typing import Any
 
@@ -16,7 +15,7 @@ from tests.conftest import BACKENDS
 from tests.local import sync_children as children
 from tests.local.lock_children import COUNT, TWICE, count_up_async, enter, leave
 from tests.local.test_lock import cancel_at_random, competed
-from tests.shared import Shared, Wire
+from tests.shared import Shared, Wire, spare_descriptors
 
 pytestmark = pytest.mark.anyio
 KINDS = pytest.mark.parametrize("kind", [Semaphore, BoundedSemaphore])
@@ -292,19 +291,9 @@ async def test_repr_and_twins(anyio_backend: Any) -> None:
 
 def test_no_descriptors_for_all_pipes() -> None:
     """Who cannot have the pipes of all permits has none; later it has all, and makes no permit too many."""
-    limit, before = BoundedSemaphore(10), resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest_open = max(map(int, os.listdir("/proc/self/fd")))
-    fillers = [os.dup(0)]
-    while fillers[-1] < highest_open:
-        fillers.append(os.dup(0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1] + 4, before[1]))
-    try:
-        with pytest.raises(OSError, match="no free file descriptors"):
-            limit.get_value()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-        for fd in fillers:
-            os.close(fd)
+    limit = BoundedSemaphore(10)
+    with spare_descriptors(3), pytest.raises(OSError, match="no free file descriptors"):
+        limit.get_value()
     child = os.fork()
     if not child:
         limit.sync.acquire()
