@@ -11,11 +11,11 @@ from aioproc._kernel.bell import Bell
 from aioproc._kernel.channel import Arrival, Channel, Crowded
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.intake import Intake
-from aioproc._kernel.ledger import Busy, Ledger, Tally, reopened
+from aioproc._kernel.ledger import Ledger, Tally, reopened
 from aioproc._kernel.listening import Listening
 from aioproc._kernel.parcel import Packed
 from aioproc._kernel.tasks import Tasks
-from aioproc._kernel.waiting import Right, until, until_blocking, until_later
+from aioproc._kernel.waiting import Right
 from aioproc._kernel.watch import hung_up, readable
 
 RIGHTS_TO_PUT: Final = 2  # each put rings those who listen for places once more
@@ -194,7 +194,6 @@ class Store(Intake):
         Raises:
             BlockingIOError: There is none.
             EOFError: There is none, and the queue was shut down.
-            Busy: It cannot be had now; wait for the end of `Ledger.entries`.
         """
         if self._returned:
             return None
@@ -208,24 +207,6 @@ class Store(Intake):
                 raise
         self.pump()
         return self.reader.pull()
-
-    async def taken(self, timeout: float | None) -> Arrival | None:
-        """Wait for an item, as `take`; TimeoutError if none came within ``timeout`` seconds."""
-        while True:
-            try:
-                return await until_later(self.take, self.reader.handle, "read", timeout, self.right_to_get)
-            except Busy:
-                with self.ledger.entries() as (over, bell):
-                    await until(over, bell, "read", timeout)
-
-    def taken_blocking(self, timeout: float | None) -> Arrival | None:
-        """The same, asleep in this thread."""
-        while True:
-            try:
-                return until_blocking(self.take, self.reader.handle, "read", timeout, self.right_to_get)
-            except Busy:
-                with self.ledger.entries() as (over, bell):
-                    until_blocking(over, bell, "read", timeout)
 
     def _take_entered(self) -> Arrival:
         """See `_put_entered`."""
@@ -258,10 +239,7 @@ class Store(Intake):
 
     def _take_counted(self) -> Arrival:
         ledger = self.ledger
-        try:
-            entry = ledger.enter()
-        except BlockingIOError:
-            raise Busy from None
+        entry = ledger.enter()
         try:
             arrival = self.reader.pull()
             ledger.give_place()
@@ -286,7 +264,7 @@ class Store(Intake):
         while len(found) < most:
             try:
                 arrival = self.take()
-            except (BlockingIOError, EOFError, Busy):
+            except (BlockingIOError, EOFError):
                 return
             try:
                 found.append(self.open(arrival))
@@ -334,7 +312,7 @@ class Store(Intake):
                     packets.drop(arrival)
                 if self.tasks is not None:
                     self.tasks.done()
-        except (BlockingIOError, EOFError, Busy):
+        except (BlockingIOError, EOFError):
             pass
 
     def close(self) -> None:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
 from aioproc._kernel.channel import Unopened, sealed_in_loop
-from aioproc._kernel.ledger import Busy
 from aioproc._kernel.parcel import pack
 from aioproc._kernel.store import Store
 from aioproc._kernel.waiting import checkpoint, spent, until_blocking, until_blocking_later, until_later
@@ -84,7 +83,7 @@ class _Face:
         store = self._store
         try:
             arrival = store.take()
-        except (BlockingIOError, Busy):
+        except BlockingIOError:
             raise queue_error("Empty", self._lean)("no item in time") from None
         except EOFError:
             raise queue_error("ShutDown", self._lean)("the queue was shut down") from None
@@ -222,10 +221,12 @@ class Queue(_Face, Generic[T]):
                     arrival = store.take()
                 except Unopened as packet:
                     arrival, failure = packet.arrival, packet.failure
-                except (BlockingIOError, Busy):
+                except BlockingIOError:
                     store.pump()
             if arrival is _NOTHING:
-                arrival = await store.taken(timeout if block else 0)
+                arrival = await until_later(
+                    store.take, handle, "read", timeout if block else 0, store.right_to_get
+                )
         except TimeoutError:
             raise queue_error("Empty", self._lean)("no item in time") from None
         except EOFError:
@@ -320,7 +321,9 @@ class SyncQueue(_Face, Generic[T]):
         """See `Queue.get`."""
         store = self._store
         try:
-            arrival = store.taken_blocking(timeout if block else 0)
+            arrival = until_blocking(
+                store.take, store.reader.handle, "read", timeout if block else 0, store.right_to_get
+            )
         except TimeoutError:
             raise queue_error("Empty", self._lean)("no item in time") from None
         except EOFError:

@@ -260,39 +260,6 @@ async def test_unbounded_is_not_full_while_counts_are_looked_through() -> None:
     assert found == ["at once", "awaited", "by the twin", "not to wait"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_get_sleeps_while_counts_are_looked_through(
-    kind: type[Queue[Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """There is an item, and somebody who stands still keeps all from it: who wants it asks twice at most."""
-    queue, attempts, found = kind(4), 0, list[Any]()
-    take = queue._store.take
-
-    def attempt() -> Any:
-        nonlocal attempts
-        attempts += 1
-        return take()
-
-    async def get() -> None:
-        found.append(await queue.get(timeout=30))
-
-    monkeypatch.setattr(queue._store, "take", attempt)
-    await queue.put_many([1, 2])
-    async with anyio.create_task_group() as tasks:
-        with queue._store.ledger.alone():
-            with pytest.raises(QueueEmpty):
-                queue.get_nowait()
-            with pytest.raises(QueueEmpty):
-                await queue.get(timeout=0.01)
-            thread = threading.Thread(target=lambda: found.append(queue.sync.get()))
-            thread.start()
-            tasks.start_soon(get)
-            await anyio.sleep(0.1)
-            assert attempts <= 7
-    await anyio.to_thread.run_sync(thread.join)
-    assert sorted(found) == [1, 2]
-
-
 async def test_flush_waits_for_a_reader() -> None:
     """flush() returns once the kernel has everything, cancelled or not."""
     queue: Queue[bytes] = Queue()
