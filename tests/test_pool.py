@@ -8,7 +8,7 @@ import os
 import re
 import threading
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -346,10 +346,9 @@ async def test_max_pending() -> None:
 
 
 @pytest.mark.parametrize("end", ["close", "terminate"])
-async def test_who_waits_for_room_learns_of_the_end(tmp_path: Path, end: str) -> None:
+async def test_who_waits_for_room_learns_of_the_end(pipe: Callable[[str], Path], end: str) -> None:
     """All of them, not only as many as calls ended."""
-    waiting = tmp_path / "waiting"
-    os.mkfifo(waiting)
+    waiting = pipe("waiting")
     pool = AsyncPool(1, max_pending=0)
     running = pool.submit(tasks.wait_for, str(waiting))
     refused: list[int] = []
@@ -372,10 +371,9 @@ async def test_who_waits_for_room_learns_of_the_end(tmp_path: Path, end: str) ->
     await pool.join()
 
 
-async def test_room_that_was_not_taken_goes_to_the_next(tmp_path: Path) -> None:
+async def test_room_that_was_not_taken_goes_to_the_next(pipe: Callable[[str], Path]) -> None:
     """An empty input, one that is slow, and a call that is refused leave it to others."""
-    waiting = tmp_path / "waiting"
-    os.mkfifo(waiting)
+    waiting = pipe("waiting")
 
     async def slow() -> AsyncIterator[int]:
         await anyio.sleep_forever()

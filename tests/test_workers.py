@@ -37,17 +37,6 @@ async def pool() -> AsyncIterator[AsyncPool]:
         yield pool
 
 
-@pytest.fixture
-def pipe(tmp_path: Path) -> Callable[[str], Path]:
-    """Makes named pipes."""
-
-    def make(name: str) -> Path:
-        os.mkfifo(tmp_path / name)
-        return tmp_path / name
-
-    return make
-
-
 async def told(path: Path) -> None:
     """Until a task has written into a named pipe."""
     await anyio.to_thread.run_sync(path.read_bytes)

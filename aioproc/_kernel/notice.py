@@ -15,7 +15,7 @@ from aioproc._kernel.forks import no_fork
 from aioproc._kernel.handle import Handle, SocketView
 from aioproc._kernel.place import Place, Places
 from aioproc._kernel.rights import Received
-from aioproc._kernel.ticket import next_ticket
+from aioproc._kernel.ticket import next_ticket, take_out_the_gone
 from aioproc._kernel.token import Tokens, unread
 from aioproc._kernel.watch import READ
 
@@ -59,11 +59,7 @@ class Notices:
     def sweep(self) -> bool:
         """Take the tickets of the gone out of the line, for who has the token; False if there was none."""
         before = self.waiting
-        with no_fork:
-            for _ in range(before):
-                ticket = next_ticket(self._front)
-                if ticket is not None:
-                    ticket.put(self._back)
+        take_out_the_gone(self._front, self._back, before)
         return self.waiting < before
 
 
@@ -99,22 +95,17 @@ class NoticePlace(Place):
             return self._source.take()
         raise BlockingIOError
 
-    def _post(self) -> None:
-        """Stand in the line, for a caller that has the token; when it is full, the gone leave it.
+    def _found_no_room(self) -> bool:
+        """The gone leave the line, whose token our caller has.
 
         Raises:
             BlockingIOError: It is full of those who live, and no ticket of ours is in it.
         """
-        while self._tickets < self.waiters:
-            try:
-                self._send_ticket(self._line)
-            except BlockingIOError:
-                if self._notices.sweep():
-                    continue
-                if not self._tickets:
-                    raise
-                return
-            self._tickets += 1
+        if self._notices.sweep():
+            return True
+        if not self._tickets:
+            raise BlockingIOError
+        return False
 
     def _ask(self) -> None:
         """Have a ticket in the token's line for everybody here; who comes later waits at a new place."""

@@ -152,12 +152,18 @@ class Place(Private):
             try:
                 self._send_ticket(self._line)
             except BlockingIOError:
-                if not self._tickets:
-                    self._wait_for_room(True)
+                if self._found_no_room():
+                    continue
                 return
             self._tickets += 1
         if self._crowded:
             self._wait_for_room(False)
+
+    def _found_no_room(self) -> bool:
+        """The line is full: whether there is room now, after all."""
+        if not self._tickets:
+            self._wait_for_room(True)
+        return False
 
     def _wait_for_room(self, wait: bool) -> None:
         self._crowded = wait

@@ -17,16 +17,16 @@ class Tasks:
 
     Args:
         ledger: Has the tally of them.
-        packets: Where those lie that nobody has received.
+        reader: Where those lie that nobody has received.
 
     If a peer dies: The tasks that it held are lost once nobody alive holds one.
     """
 
-    def __init__(self, ledger: Ledger, packets: Channel) -> None:
+    def __init__(self, ledger: Ledger, reader: Channel) -> None:
         assert ledger.tally is not None
         self._ledger = ledger
         self._tally = ledger.tally
-        self._packets = packets
+        self._reader = reader
         self._in_hand: deque[Handle] = deque()
 
     def received(self, arrival: Arrival) -> None:
@@ -78,7 +78,7 @@ class Tasks:
         return bool(hung_up(self.work.fileno()))
 
     def _lose_unfinished(self) -> None:
-        self._ledger.set_right_alone(self._packets)
+        self._ledger.set_right_alone(self._reader)
         unfinished = self._tally.unfinished()
         if unfinished > 0:
             self._tally.note(self._tally.lost, unfinished)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from socket import SocketType  # without the Python layer that `socket.socket` puts around it
 from typing import Final
 
+from aioproc._kernel.bundle import close_all
+from aioproc._kernel.forks import no_fork
 from aioproc._kernel.rights import SEND_FLAGS, receive, rights
 from aioproc._kernel.watch import hung_up
 
@@ -104,5 +106,22 @@ def next_ticket(line: socket.socket, make: Callable[..., Ticket] = Ticket) -> Ti
             return None
         if len(descriptors) >= 2:
             return make(*descriptors)
-        for fd in descriptors:  # none free for it: its owner sees the receipt hang up, and asks again
-            os.close(fd)
+        close_all(descriptors)  # none free for it: its owner sees the receipt hang up, and asks again
+
+
+def take_out_the_gone(
+    front: socket.socket, back: socket.socket, count: int, make: Callable[..., Ticket] = Ticket
+) -> None:
+    """Take so many tickets out of a line, and put back those whose owners are not gone.
+
+    Args:
+        front: The end that receives tickets.
+        back: The end that sends them.
+        count: How many stand in the line.
+        make: Makes a ticket of its descriptors.
+    """
+    with no_fork:
+        for _ in range(count):
+            ticket = next_ticket(front, make)
+            if ticket is not None:
+                ticket.put(back)

@@ -21,12 +21,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+from aioproc._kernel.bundle import close_all
 from aioproc._kernel.forks import Private, no_fork
 from aioproc._kernel.handle import Handle, SocketView
 from aioproc._kernel.place import PACKET_BYTES, Place, Places
 from aioproc._kernel.reopening import reopening_pipe
 from aioproc._kernel.rights import INT, ONE, RECEIVE_FLAGS, SEND_FLAGS, Received, receive, rights
-from aioproc._kernel.ticket import Ticket, next_ticket
+from aioproc._kernel.ticket import Ticket, next_ticket, take_out_the_gone
 from aioproc._kernel.waiting import checkpoint, spent, until_blocking, until_blocking_later, until_later
 from aioproc._kernel.watch import hung_up
 
@@ -227,11 +228,7 @@ class Tokens(Private):
         except OSError:  # no free descriptor: another time
             return
         try:
-            with no_fork:
-                for _ in range(self.waiting):
-                    ticket = next_ticket(self._front_view, self._ticket)
-                    if ticket is not None:
-                        ticket.put(self._back_view)
+            take_out_the_gone(self._front_view, self._back_view, self.waiting, self._ticket)
         finally:
             self._places.leave(place)
 
@@ -246,8 +243,7 @@ class Tokens(Private):
             with no_fork:
                 _, descriptors = receive(SocketView(ledger), 1, pipes, socket.MSG_PEEK)
                 if len(descriptors) < pipes:
-                    for fd in descriptors:
-                        os.close(fd)
+                    close_all(descriptors)
                     raise OSError(errno.EMFILE, "no free file descriptors for the permits' pipes")
                 self._pipes = [Handle(fd) for fd in descriptors]
         return self._pipes

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import select
 import subprocess
-import sys
 import threading
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -16,8 +14,8 @@ import pytest
 
 from aioproc import Queue
 from tests.conftest import BACKENDS
+from tests.local.test_process_programs import LIMIT_SECONDS, program
 
-ROOT = Path(__file__).parent.parent.parent
 ITEM = bytes(30_000)
 
 
@@ -106,6 +104,5 @@ def test_kept_while_the_feeder_ends(at: int) -> None:
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_written_at_the_end_of_a_program(backend: str) -> None:
     """A program puts more than the kernel takes and ends; a child that it waits for gets all of it."""
-    program = [sys.executable, "-m", "tests.programs.leaver", backend]
-    found = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
-    assert (found.stdout, found.stderr) == ("20000 items\n", "")
+    with program("leaver", backend, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as leaver:
+        assert leaver.communicate(timeout=LIMIT_SECONDS) == ("20000 items\n", "")
