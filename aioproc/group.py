@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, overload
 
 import anyio
 from anyio.abc import TaskGroup
 
 from aioproc.errors import ProcessDied
 from aioproc.local.process import Process
+
+if TYPE_CHECKING:
+    from aioproc._kernel.ending import Ending
 
 __all__ = ["ProcessGroup"]
 
@@ -78,32 +82,39 @@ class ProcessGroup:
             target: What it runs, with the arguments that follow; or a `Process` that was not started.
 
         Raises:
-            RuntimeError: The block has not been entered, or has ended.
+            RuntimeError: The block has not been entered, or has ended, perhaps while the process was started.
             TypeError: Arguments beside a `Process`, or a target that is not callable.
 
         If cancelled: There is no new child.
         """
-        if self._tasks is None:
+        tasks = self._tasks
+        if tasks is None:
             raise RuntimeError("processes are started inside `async with ProcessGroup() as group:`")
         process = _as_process(target, args, kwargs)
-        await process._start(quiet=True, bound=True)
+        ending = await process._start(quiet=True, bound=True)
+        if self._tasks is not tasks:  # the block's end did not wait for it
+            process.kill()
+            with anyio.CancelScope(shield=True):
+                await process.join()
+            raise RuntimeError("the block of the ProcessGroup ended while the process was started")
         self._processes.append(process)
-        self._tasks.start_soon(self._watch, process, name=f"watch {process.name}")
+        tasks.start_soon(self._watch, process, ending, name=f"watch {process.name}")
         return process
 
-    async def _watch(self, process: Process[Any]) -> None:
+    async def _watch(self, process: Process[Any], ending: Ending[Any]) -> None:
         try:
-            await process.result()
-        except ProcessDied:
-            if not process._was_asked_to_end():
+            await ending.result()
+        except ProcessDied as died:
+            # Its end may have been wished for: by a method of its own, or by Ctrl-C, which we get as well.
+            if not (process._asked or died.exitcode == -signal.SIGINT):
                 raise
         finally:
-            if process.exitcode is None:
+            if ending.exitcode() is None:
                 with anyio.CancelScope(shield=True):
                     await process.stop(self._grace)
 
     def __repr__(self) -> str:
-        alive = sum(process.is_alive() for process in self._processes)
+        alive = sum(not one._is_closed() and one.is_alive() for one in self._processes)
         return f"<ProcessGroup {alive} of {len(self._processes)} alive>"
 
 

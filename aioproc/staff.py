@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import signal
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Final, Protocol
 
 from aioproc._kernel.background import Loop, Stop
 from aioproc._kernel.channel import Channel
-from aioproc._kernel.outcome import opened
+from aioproc._kernel.outcome import ending, opened
 from aioproc._kernel.station import Station
 from aioproc._kernel.waiting import running_backend
 from aioproc._kernel.wire import Message
@@ -19,7 +18,7 @@ from aioproc._kernel.worker import Worker
 from aioproc.errors import WorkerDied
 from aioproc.orders import WorkerStats
 
-__all__ = ["Staff", "again", "how", "stats_of"]
+__all__ = ["Staff", "again", "stats_of"]
 
 CRASHES_ON_START: Final = 3  # in a row, then the pool gives up
 
@@ -154,7 +153,7 @@ class Staff:
         if self._crashes >= CRASHES_ON_START:
             reason = _last_word(station)
             failure = WorkerDied(
-                f"{self._crashes} workers in a row died before they could work, the last: {how(code)}"
+                f"{self._crashes} workers in a row died before they could work, the last: {ending(code)}"
                 + (f": {type(reason).__name__}: {reason}" if reason else ""),
                 station.pid,
                 code,
@@ -201,11 +200,6 @@ def again(failure: BaseException) -> BaseException:
         return failure
     mine.__cause__ = failure.__cause__
     return mine.with_traceback(None)
-
-
-def how(code: int) -> str:
-    """An exit code in words."""
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def stats_of(station: Station) -> WorkerStats:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from aioproc._kernel.background import Loop, Ticket
 from aioproc._kernel.channel import Channel
+from aioproc._kernel.outcome import ending
 from aioproc._kernel.station import Station
 from aioproc._kernel.waiting import running_backend
 from aioproc._kernel.wire import Call, Kind, Letter, Message
@@ -23,7 +24,7 @@ from aioproc.dealing import Dealer
 from aioproc.errors import WorkerDied
 from aioproc.orders import Item, Settings, WorkerStats
 from aioproc.results import AsyncResult
-from aioproc.staff import Staff, again, how, stats_of
+from aioproc.staff import Staff, again, stats_of
 from aioproc.stopping import Stopper
 from aioproc.task import Task, hand_over, outcome_of
 
@@ -203,7 +204,7 @@ class Workers:
             task.result.started = False
             self._dealer.give_back([task])
             return
-        message = f"the worker (pid {station.pid}) that ran {task.result.name} died: {how(code)}"
+        message = f"the worker (pid {station.pid}) that ran {task.result.name} died: {ending(code)}"
         task.result._raise(WorkerDied(message, station.pid, code))
 
     def broke(self, failure: BaseException) -> None:

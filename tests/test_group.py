@@ -86,6 +86,53 @@ async def test_a_killed_member_is_a_failure(words: Words) -> None:
     assert caught.group_contains(ProcessDied, match="SIGKILL")
 
 
+async def test_block_that_ends_while_another_task_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that is done only after the block leaves no child that nobody looks after."""
+    started, left = anyio.Event(), anyio.Event()
+    start = Process._start
+
+    async def slow(self: Process[Any], quiet: bool, bound: bool) -> Any:
+        ending = await start(self, quiet, bound)
+        started.set()
+        await left.wait()
+        return ending
+
+    async def late() -> None:
+        with pytest.raises(RuntimeError, match="ended while"):
+            await group.start(signal.pause)
+
+    monkeypatch.setattr(Process, "_start", slow)
+    async with anyio.create_task_group() as tasks:
+        async with ProcessGroup() as group:
+            tasks.start_soon(late)
+            await started.wait()
+        left.set()
+    assert aioproc.active_children() == []
+
+
+@pytest.mark.parametrize("by", ["join", "result"])
+async def test_members_may_be_closed_inside(by: str) -> None:
+    """A member that has ended can be closed before the block ends."""
+    async with ProcessGroup() as group:
+        p = await group.start(targets.plain_add, 1)
+        await getattr(p, by)()
+        p.close()
+        assert "0 of 1 alive" in repr(group)
+        other = await group.start(targets.plain_add, 2)
+    assert await other.result() == 12
+
+
+async def test_a_closed_member_may_have_failed() -> None:
+    """Its failure still stops the rest, though its object was closed as soon as it had ended."""
+    with pytest.raises(ExceptionGroup) as caught:
+        async with ProcessGroup() as group:
+            p: Process[Any] = await group.start(targets.plain_raise, KeyError("gone"))
+            await p.join()
+            p.close()
+            await group.start(signal.pause)
+    assert caught.group_contains(KeyError)
+
+
 async def test_wrong_uses_are_refused() -> None:
     """Outside of the block, after it, with arguments beside a Process, with a bad target or grace."""
     group = ProcessGroup()

@@ -123,7 +123,10 @@ class Child(process.BaseProcess):
             raise outcome
         if isinstance(outcome, BaseException):
             self._fail(self.home, outcome)
-        _delivered(self.home, outcome)
+        try:
+            _delivered(self.home, outcome)
+        except OSError as error:  # no descriptor or no memory for what goes along
+            self._fail(self.home, error)
 
     def _outcome(self) -> Packed | BaseException:
         try:
@@ -196,7 +199,7 @@ def _revived(kind: type[Child], state: dict[str, Any], work: bytes) -> Child:
 def _delivered(home: Channel, outcome: Any) -> bool:
     try:
         home.send(outcome)
-    except OSError:  # nobody is at home any more
+    except ConnectionError:  # nobody is at home any more
         return False
     return True
 

@@ -105,8 +105,8 @@ class ForkServer(forkserver.ForkServer):
         address = self._forkserver_address
         try:
             return super().connect_to_new_process(fds)
-        except GONE:  # it was killed, and has just closed its door
-            self._forget(address)
+        except GONE as failure:  # it was killed, and has just closed its door
+            self._forget(address, ended=not isinstance(failure, FileNotFoundError))
         return super().connect_to_new_process(fds)
 
     def key(self) -> Key:
@@ -130,13 +130,14 @@ class ForkServer(forkserver.ForkServer):
         self._lock = threading.Lock()
         self._starting = threading.Lock()
 
-    def _forget(self, address: Any) -> None:
+    def _forget(self, address: Any, ended: bool = True) -> None:
+        # One whose socket's file was removed lives on, until its children have ended.
         with self._lock:
             if self._forkserver_address != address:  # another thread was faster, and this is the next one
                 return
             if self._forkserver_pid is not None:
                 with suppress(ChildProcessError):
-                    os.waitpid(self._forkserver_pid, 0)
+                    os.waitpid(self._forkserver_pid, 0 if ended else os.WNOHANG)
             if self._forkserver_alive_fd is not None:
                 os.close(self._forkserver_alive_fd)
             self._forkserver_address = self._forkserver_alive_fd = self._forkserver_pid = None

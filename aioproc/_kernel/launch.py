@@ -9,6 +9,7 @@ import atexit
 import io
 import os
 import signal
+import threading
 from multiprocessing import (
     connection,
     context,
@@ -48,6 +49,7 @@ class Launch(popen_fork.Popen):
         _util._flush_std_streams()
         self.returncode = None
         self.finalizer: Any = None
+        self._reaping = threading.RLock()
         self._prepare(child)
 
     def _prepare(self, child: Child) -> None:
@@ -55,6 +57,9 @@ class Launch(popen_fork.Popen):
 
     def launch(self) -> None:
         raise NotImplementedError
+
+    def forget(self) -> None:
+        """It will not be launched: let go of what was kept for that."""
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """The exit code, once the child has ended; then everything but `ended` is released."""
@@ -66,7 +71,13 @@ class Launch(popen_fork.Popen):
         return code
 
     def _reap(self, flag: int) -> int | None:
-        return popen_fork.Popen.poll(self, flag)
+        if self.returncode is None:
+            if not connection.wait([self.ended.fileno()], 0 if flag == os.WNOHANG else None):
+                return None
+            with self._reaping:  # else a thread could take another's reaping for a stranger's
+                if popen_fork.Popen.poll(self, 0) is None:  # SIGCHLD is ignored, or others wait for any
+                    self.returncode = UNKNOWN_EXITCODE
+        return self.returncode
 
     def close(self) -> None:
         self.ended.close()
@@ -74,7 +85,12 @@ class Launch(popen_fork.Popen):
 
     def _watch(self) -> None:
         # A pidfd, because a pipe stays open while a grandchild has inherited it.
-        self._ends_with(os.pidfd_open(self.pid))
+        try:
+            self._ends_with(os.pidfd_open(self.pid))
+        except BaseException:  # no descriptor is free
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            raise
 
     def _ends_with(self, fd: int) -> None:
         self.ended = Handle(fd)
@@ -139,8 +155,11 @@ class _FreshLaunch(Launch):
         try:
             self._launch_with(self._fds())
         finally:
-            self._handles.clear()
-            self._letter = b""
+            self.forget()
+
+    def forget(self) -> None:
+        self._handles.clear()
+        self._letter = b""
 
     def _launch_with(self, fds: list[int]) -> None:
         raise NotImplementedError
@@ -227,6 +246,10 @@ class _ForkServerLaunch(_FreshLaunch):
             self._alive = Handle(os.pidfd_open(self.pid))
         except ProcessLookupError:  # it has ended, and the server has said so
             pass
+        except BaseException:  # no descriptor is free
+            os.kill(self.pid, signal.SIGKILL)
+            self.close()
+            raise
 
     def _reap(self, flag: int) -> int | None:
         while self.returncode is None:
@@ -246,6 +269,14 @@ class _ForkServerLaunch(_FreshLaunch):
             if self._alive is self._status:
                 self.returncode = UNKNOWN_EXITCODE
             self.ended = self._alive
+
+    def _send_signal(self, sig: int) -> None:
+        # By pidfd, since the server has already reaped one that ended: its number may be another's.
+        if self.returncode is None and self._alive is not self._status:
+            try:
+                signal.pidfd_send_signal(self._alive.fileno(), sig)
+            except ProcessLookupError:
+                pass
 
     def close(self) -> None:
         self._status.close()

@@ -14,14 +14,16 @@ import fcntl
 import os
 import signal
 
+from aioproc._kernel.forks import no_fork
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.watch import hung_up
 
 
 def lifeline() -> tuple[Handle, Handle]:
     """A new lifeline: the end that the parent keeps, and the end that hangs up in the child."""
-    reading, writing = os.pipe()
-    return Handle(writing, forks=False), Handle(reading)
+    with no_fork:  # a child that another thread forks in between would keep the parent's end open
+        reading, writing = os.pipe()
+        return Handle(writing, forks=False), Handle(reading)
 
 
 def die_with(parent: Handle) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 import traceback
 from types import TracebackType
 from typing import Any, Final
@@ -46,6 +47,14 @@ def opened(message: tuple[Any, ...]) -> Any:
 def described(error: BaseException) -> str:
     """The traceback as Python prints it, without the frames of aioproc that called the user's code."""
     return "".join(traceback.format_exception(type(error), error, theirs(error.__traceback__)))
+
+
+def ending(code: int) -> str:
+    """An exit code in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    known = -code in set(signal.Signals)  # a real-time signal has no name in Python
+    return f"killed by {signal.Signals(-code).name if known else f'signal {-code}'}"
 
 
 def theirs(trace: TracebackType | None) -> TracebackType | None:

@@ -12,14 +12,33 @@ import time
 from multiprocessing import connection, process, util
 from typing import Any, Final
 
+from aioproc._kernel.background import running_loop
 from aioproc._kernel.child import Child
 from aioproc._kernel.launch import LAUNCHES, Launch
-from aioproc._kernel.waiting import shielded
+from aioproc._kernel.waiting import loop_key, shielded
 
 STARTS_AT_ONCE: Final = 4  # more threads would only fight for the interpreter
 EXIT_GRACE_SECONDS: Final = 5.0
 
 _process: Any = process  # typeshed does not know all of it
+
+
+class Starting:
+    """A start that is under way, for which other tasks can wait."""
+
+    def __init__(self) -> None:
+        import anyio
+
+        self._loop = loop_key()
+        self._ended = anyio.Event()
+
+    def end(self) -> None:
+        self._ended.set()
+
+    async def ended(self) -> None:
+        """Wait until it has ended, well or not; in another loop than its own, not at all."""
+        if self._loop == loop_key():
+            await self._ended.wait()
 
 
 async def start(child: Child, method: str) -> None:
@@ -65,10 +84,9 @@ class _Run:
 
     def __init__(self, launch: Launch) -> None:
         import anyio
-        from anyio.lowlevel import current_token
 
         self._launch = launch
-        self._token = current_token()
+        self._loop = running_loop()
         self._guard = threading.Lock()
         self._state = "new"
         self._left = False
@@ -97,17 +115,14 @@ class _Run:
         self._tell()
 
     def _tell(self) -> None:
-        from anyio import from_thread
-
-        try:
-            from_thread.run_sync(self.undone.set, token=self._token)
-        except RuntimeError:  # the loop has not waited, and is gone
-            pass
+        self._loop.from_thread(self.undone.set)  # no wait: a loop may be about to be closed
 
     def leave(self) -> bool:
         """Nobody waits any more (in the loop); True while the thread is about to undo it."""
         with self._guard:
             self._left = True
+            if self._state == "new":  # its thread may come late
+                self._launch.forget()
             if self._state == "launched":
                 _undo(self._launch)
             return self._state == "running"
@@ -153,10 +168,11 @@ def _end_daemons() -> None:
     ]
     for launch in launches:
         launch.terminate()
-    waiting = {launch.sentinel: launch for launch in launches if launch.poll() is None}
     deadline = time.monotonic() + EXIT_GRACE_SECONDS
-    while waiting and (left := deadline - time.monotonic()) > 0:
-        for sentinel in connection.wait(list(waiting), left):
-            waiting.pop(sentinel).wait()
-    for launch in waiting.values():
+    # `ended` is looked up anew each time: it is another one when the fork server was killed.
+    while (waiting := [launch for launch in launches if launch.poll() is None]) and (
+        left := deadline - time.monotonic()
+    ) > 0:
+        connection.wait([launch.ended.fileno() for launch in waiting], left)
+    for launch in waiting:
         launch.kill()

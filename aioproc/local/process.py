@@ -10,19 +10,17 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
-from functools import partial
 from multiprocessing import process
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, Self, TypeVar, cast, overload
 
 from aioproc._kernel.channel import Channel, channel
 from aioproc._kernel.child import Child, Work, refuse_while_importing_main
+from aioproc._kernel.ending import Ending
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.lifeline import lifeline
-from aioproc._kernel.outcome import opened
-from aioproc._kernel.start import start
-from aioproc._kernel.waiting import running_backend, shielded, until
-from aioproc.errors import ProcessDied
+from aioproc._kernel.start import Starting, start
+from aioproc._kernel.waiting import running_backend, shielded
 from aioproc.local.attributes import Attributes, check, launch_of
 
 __all__ = [
@@ -36,7 +34,6 @@ __all__ = [
 
 T = TypeVar("T")
 GRACE_SECONDS: Final = 5.0
-_UNOPENED: Final = object()
 
 
 class Process(Attributes, Generic[T]):
@@ -113,9 +110,8 @@ class Process(Attributes, Generic[T]):
         self._args = tuple(args)
         self._kwargs = dict(kwargs)
         self._stdin = stdin
-        self._outcome: Channel | None = None
-        self._opened: Any = _UNOPENED
-        self._failure: BaseException | None = None
+        self._ending: Ending[T] | None = None  # once it has been started
+        self._starting: Starting | None = None  # from the beginning of its start
         self._asked = False
 
     def run(self) -> Any:
@@ -134,31 +130,42 @@ class Process(Attributes, Generic[T]):
             pickle.PicklingError: The target or an argument cannot travel to the child.
             RuntimeError: The main module starts processes while it is imported (its guard is missing).
 
+            OSError: No descriptor or process is to be had; there is no child.
+
         If cancelled: There is no child; one that was already made is killed.
         Cost: 5-10 ms with forkserver, in a thread; see docs/design/starting.md.
         """
         await self._start(quiet=False, bound=False)
 
-    async def _start(self, quiet: bool, bound: bool) -> None:
+    async def _start(self, quiet: bool, bound: bool) -> Ending[T]:
         child = self._child
         self._check_startable(child)
+        self._starting = Starting()
+        try:
+            ours = await self._start_once(child, quiet, bound)
+        finally:
+            self._starting.end()
+        self._ending = Ending(child, launch_of(child), ours)
+        self._target, self._args, self._kwargs = None, (), {}
+        return self._ending
+
+    async def _start_once(self, child: Child, quiet: bool, bound: bool) -> Channel:
         ours, theirs = channel()
         ours.handle.keep_from_forks()
         child.home = theirs
-        if bound or child.daemon:
-            child.lifeline_of_parent, child.lifeline = lifeline()
-        stdin = Handle(os.dup(0)) if self._stdin == "inherit" else None
-        child.work = Work(self, running_backend(), stdin)
         child.quiet = quiet
         try:
+            if bound or child.daemon:
+                child.lifeline_of_parent, child.lifeline = lifeline()
+            stdin = Handle(os.dup(0)) if self._stdin == "inherit" else None
+            child.work = Work(self, running_backend(), stdin)
             await start(child, self._how())
         except BaseException:
             ours.close()
             raise
         finally:
-            _close_childs_copies(child, stdin)
-        self._outcome = ours
-        self._target, self._args, self._kwargs = None, (), {}
+            _close_childs_copies(child)
+        return ours
 
     def _how(self) -> str:
         from aioproc.context import get_start_method
@@ -193,9 +200,8 @@ class Process(Attributes, Generic[T]):
         If cancelled: The child goes on.
         If a peer dies: That is what it waits for.
         """
-        self._check_joinable(timeout)
         try:
-            await self._ended(timeout)
+            await self._joinable(timeout).wait(timeout)
         except TimeoutError:
             pass
 
@@ -210,59 +216,32 @@ class Process(Attributes, Generic[T]):
             RemoteError: That exception could not be pickled; this is its text.
             ProcessDied: It ended without a result: killed, or by ``sys.exit``.
             TimeoutError: It still runs.
+            OSError: No descriptor is free for what came home; it can be asked for again.
             AssertionError, ValueError: As for `join`.
 
         If cancelled: The child goes on, and the result can be asked for again.
         If a peer dies: ProcessDied; a result is whole or not there.
         """
-        self._check_joinable(timeout)
-        await self._ended(timeout)
-        if self._opened is _UNOPENED and self._failure is None:
-            self._open_outcome()
-        if self._failure is not None:
-            raise self._failure
-        return cast("T", self._opened)
+        return await self._joinable(timeout).result(timeout)
 
     def __await__(self) -> Generator[Any, None, T]:
         """Start it if it was not started, then wait for its `result`."""
         return self._start_and_wait().__await__()
 
     async def _start_and_wait(self) -> T:
-        if launch_of(self._child) is None:
+        if self._starting is None:
             await self._start(quiet=True, bound=False)
+        else:
+            await self._starting.ended()
         return await self.result()
 
-    def _check_joinable(self, timeout: float | None) -> None:
-        child = self._child
-        child._check_closed()  # type: ignore[attr-defined]
+    def _joinable(self, timeout: float | None) -> Ending[T]:
+        self._child._check_closed()  # type: ignore[attr-defined]
         if timeout is not None and timeout < 0:
             raise ValueError(f"timeout must be a number of seconds from 0 or None, not {timeout!r}")
         self._check_parent("can only join a child process")
-        check(launch_of(child) is not None, "can only join a started process")
-
-    async def _ended(self, timeout: float | None) -> None:
-        launch = launch_of(self._child)
-        seen = None
-        while seen is not launch.ended:  # it is another one when the fork server was killed
-            seen = launch.ended
-            await until(partial(self._reap, seen), seen, timeout=timeout)
-
-    def _reap(self, seen: Handle) -> None:
-        launch = launch_of(self._child)
-        if launch.poll() is not None:
-            process._children.discard(self._child)  # type: ignore[attr-defined]
-        elif launch.ended is seen:
-            raise BlockingIOError
-
-    def _open_outcome(self) -> None:
-        outcome, self._outcome = self._outcome, None
-        assert outcome is not None
-        try:
-            self._opened = opened(_received(outcome, self._child))
-        except BaseException as error:
-            self._failure = error
-        finally:
-            outcome.close()
+        check(self._ending is not None, "can only join a started process")
+        return cast("Ending[T]", self._ending)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -272,10 +251,10 @@ class Process(Attributes, Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if error is None:
+            if error is None and not self._is_closed():
                 await self.join()
         finally:
-            if not self._child._closed and self._child.exitcode is None:  # type: ignore[attr-defined]
+            if not self._is_closed() and self._child.exitcode is None:
                 await shielded(self.stop)
 
     # Ending it
@@ -288,7 +267,7 @@ class Process(Attributes, Generic[T]):
 
         If cancelled: It is killed at once.
         """
-        self._check_joinable(grace)
+        self._joinable(grace)
         self.terminate()
         try:
             await self.join(grace)
@@ -322,32 +301,31 @@ class Process(Attributes, Generic[T]):
         self._asked = True
         launch._send_signal(number)
 
-    def _was_asked_to_end(self) -> bool:
-        """Whether its end was wished for: by a method of this object, or by Ctrl-C, which we get as well."""
-        return self._asked or self.exitcode == -signal.SIGINT
-
     def close(self) -> None:
         """Release what belongs to the object; afterwards its methods and attributes raise ValueError.
 
         Raises:
-            ValueError: The child still runs.
+            ValueError: The child still runs, or is being started.
         """
         child = self._child
+        if launch_of(child) is None and child.home is not None and not child.home.handle.closed:
+            raise ValueError("cannot close a process while it is being started")
         child.close()
-        if self._outcome is not None:
-            self._outcome.close()
-            self._outcome = None
+        self._ending = None
+
+    def _is_closed(self) -> bool:
+        return bool(self._child._closed)  # type: ignore[attr-defined]
 
     # In the child
 
     def __getstate__(self) -> dict[str, Any]:
-        gone = ("_Attributes__child", "_outcome", "_opened", "_failure")
+        gone = ("_Attributes__child", "_ending", "_starting")
         return {key: value for key, value in self.__dict__.items() if key not in gone} | {
             "_default": _default_method()
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _outcome=None, _opened=_UNOPENED, _failure=None)
+        self.__dict__.update(state, _ending=None, _starting=None)
 
     def born(self, child: Child) -> None:
         """Called in the child; not for users."""
@@ -388,7 +366,8 @@ def active_children() -> list[Process[Any]]:
 def current_process() -> Process[Any] | process.BaseProcess:
     """The object of this process: our `Process` in a child of ours, else the stdlib's."""
     current = process.current_process()
-    return current.owner if isinstance(current, Child) else current
+    owner = current.owner if isinstance(current, Child) else None  # in a child, once it is unpickled
+    return current if owner is None else owner
 
 
 def _check_arguments(group: object, target: object, args: object, kwargs: object, stdin: object) -> None:
@@ -403,26 +382,12 @@ def _check_arguments(group: object, target: object, args: object, kwargs: object
         raise ValueError(f"stdin must be None or 'inherit', not {stdin!r}")
 
 
-def _close_childs_copies(child: Child, stdin: Handle | None) -> None:
+def _close_childs_copies(child: Child) -> None:
+    stdin = child.work.stdin if isinstance(child.work, Work) else None
     for handle in (child.lifeline, child.home and child.home.handle, stdin):
         if handle is not None:
             handle.close()
     child.work = None
-
-
-def _received(outcome: Channel, child: Child) -> Any:
-    try:
-        return outcome.receive()
-    except (BlockingIOError, EOFError):
-        raise _died(child) from None
-
-
-def _died(child: Child) -> ProcessDied:
-    code = child.exitcode
-    how = f"exit code {code}"
-    if code is not None and code < 0:
-        how += f", killed by {signal.Signals(-code).name}"
-    return ProcessDied(f"{child.name} (pid {child.pid}) ended without a result: {how}", child.pid, code)
 
 
 def _default_method() -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -71,6 +72,11 @@ def raise_unpicklable() -> NoReturn:
 
 def return_lock() -> Any:
     return threading.Lock()
+
+
+def return_without_room() -> bytes:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))  # none is free for what travels beside the packet
+    return bytes(1 << 20)
 
 
 def exit_with(code: Any) -> NoReturn:
@@ -213,6 +219,31 @@ class Forgetful(Process[None]):
 
 async def yields() -> AsyncIterator[int]:
     yield 1
+
+
+class SlowlyOpened:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _slowly_seven, ()
+
+
+def _slowly_seven() -> int:
+    since = time.monotonic()
+    while time.monotonic() < since + 0.5:
+        pass
+    return 7
+
+
+class AskedWhileUnpickled:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _own_name, ()
+
+
+def _own_name() -> str:
+    return current_process().name
+
+
+def same(value: Any) -> Any:
+    return value
 
 
 class Poison:

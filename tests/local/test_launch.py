@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
 
+import anyio
+import psutil
 import pytest
 
+import aioproc
+from aioproc._kernel import lifeline
+from aioproc._kernel.watch import hung_up
 from aioproc.local.process import ForkServerProcess
 
 pytestmark = pytest.mark.anyio
@@ -22,3 +33,67 @@ async def test_ended_before_it_could_be_watched(monkeypatch: pytest.MonkeyPatch)
     assert await p == 32
     assert p.exitcode == 0
     p.close()
+
+
+def test_forks_of_other_threads_have_no_end_of_a_lifeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that another thread forks while a lifeline is made does not keep it from hanging up."""
+    forked: list[int] = []
+    pipe: Callable[[], tuple[int, int]] = os.pipe
+
+    def fork() -> None:
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+        forked.append(pid)
+
+    thread = threading.Thread(target=fork)
+
+    def pipe_and_fork() -> tuple[int, int]:
+        ends = pipe()
+        thread.start()
+        thread.join(0.5)  # not in time, if forks have to wait
+        return ends
+
+    monkeypatch.setattr(os, "pipe", pipe_and_fork)
+    ours, theirs = lifeline.lifeline()
+    thread.join()
+    try:
+        ours.close()
+        select.select([theirs.fileno()], [], [], 1)
+        assert hung_up(theirs.fileno())
+    finally:
+        os.kill(forked[0], signal.SIGKILL)
+        os.waitpid(forked[0], 0)
+        theirs.close()
+
+
+async def test_child_that_cannot_be_watched_is_killed(
+    start_method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start that fails when the child is already there, for want of a descriptor, leaves none behind."""
+    made: list[int] = []
+
+    def none_free(pid: int, flags: int = 0) -> int:
+        made.append(pid)
+        raise OSError(errno.EMFILE, "none is free")
+
+    kind: Any = aioproc.get_context(start_method).Process
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="none is free"):
+        patch.setattr(os, "pidfd_open", none_free)
+        await kind(target=signal.pause).start()
+    with anyio.fail_after(10):
+        while psutil.pid_exists(made[0]):
+            await anyio.sleep(0.01)
+
+
+async def test_number_of_an_ended_child_gets_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fork server has reaped it before the parent looks: its pid may by then be another process's."""
+    sent: list[int] = []
+    p = ForkServerProcess(target=pow, args=(2, 5))
+    await p.start()
+    await anyio.wait_readable(p.sentinel)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", lambda pid, number: sent.append(pid))
+        p.kill()
+    assert not sent
+    assert await p.result() == 32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -21,9 +22,12 @@ import aioproc
 from aioproc import Process, ProcessDied, RemoteError, RemoteTraceback
 from aioproc._kernel.forkserver import server
 from aioproc._kernel.handle import Handle
+from aioproc._kernel.start import _Run
 from aioproc.context import Context
+from aioproc.local import process
 from tests.conftest import BACKENDS, open_descriptors
 from tests.local import process_targets as targets
+from tests.shared import spare_descriptors
 
 pytestmark = pytest.mark.anyio
 
@@ -146,6 +150,20 @@ async def test_many_tasks_wait_for_one_child(words: Words) -> None:
     assert len(done) == 10
 
 
+async def test_two_tasks_await_one_that_was_not_started(ctx: Context) -> None:
+    """The first starts it; the second waits for that, and both have the result."""
+    p = ctx.Process(target=targets.plain_add, args=(1,))
+    got: list[int] = []
+
+    async def wait() -> None:
+        got.append(await p)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        tasks.start_soon(wait)
+    assert got == [11, 11]
+
+
 async def test_result_can_be_asked_for_again(ctx: Context) -> None:
     """The outcome is kept: twice the same value, twice the same error."""
     p = ctx.Process(target=targets.plain_add, args=(1, 2))
@@ -207,6 +225,14 @@ async def test_result_that_cannot_be_pickled_is_an_error() -> None:
         await Process(target=targets.return_lock)
 
 
+async def test_result_that_cannot_be_sent_is_an_error(ctx: Context) -> None:
+    """Without a free descriptor for a large result the error comes home, and not silence with exit code 0."""
+    p = ctx.Process(target=targets.return_without_room)
+    with pytest.raises(OSError, match="Too many open files"):
+        await p
+    assert p.exitcode == 1
+
+
 @pytest.mark.parametrize(("code", "expected"), [(3, 3), (None, 0), (0, 0), ("bye", 1)])
 async def test_sys_exit_gives_the_exit_code(code: Any, expected: int, capfd: Any) -> None:
     """sys.exit in a child gives its exit code; there is no result, and that is said."""
@@ -228,12 +254,44 @@ async def test_child_that_dies_without_a_word(ctx: Context) -> None:
     assert (copy.pid, copy.exitcode, str(copy)) == (p.pid, -9, str(caught.value))
 
 
+async def test_child_that_a_real_time_signal_kills() -> None:
+    """Such a signal has no name in Python; the death is told all the same."""
+    number = signal.SIGRTMIN + 1
+    with pytest.raises(ProcessDied, match=f"killed by signal {number}"):
+        await Process(target=targets.die, args=(number,))
+
+
 async def test_large_result(ctx: Context) -> None:
     """100 MB come home equal, and writable."""
     array = await ctx.Process(target=targets.large, args=(100_000_000,))
     assert array.nbytes == 100_000_000
     assert (array[::1000] == np.arange(12_500_000)[::1000]).all()
     array[0] = 1
+
+
+async def test_result_without_room_for_it_can_be_asked_for_again() -> None:
+    """While no descriptor is free, result() says so; afterwards the result is still there."""
+    p = Process(target=targets.large, args=(1 << 20,))
+    await p.start()
+    await p.join()
+    with spare_descriptors(0), pytest.raises(OSError, match="descriptor"):
+        await p.result()
+    assert len(await p.result()) > 0
+
+
+async def test_loops_in_two_threads_ask_for_a_result() -> None:
+    """One opens it, which may take a while; the other waits for that and has the same."""
+    p = Process(target=targets.SlowlyOpened)
+    await p.start()
+    got: list[Any] = []
+
+    def ask() -> None:
+        got.append(anyio.run(p.result))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(anyio.to_thread.run_sync, ask)
+    assert got == [7, 7]
 
 
 async def test_child_killed_while_it_sends_its_result() -> None:
@@ -396,6 +454,31 @@ async def test_cancelled_start_leaves_no_child(ctx: Context, delay: float, words
         await p.stop()
 
 
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+async def test_start_cancelled_before_its_thread_has_begun(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was kept for the launch is let go at once, however late the thread comes."""
+    begin, work = threading.Event(), _Run.work
+
+    def late(run: _Run) -> None:
+        begin.wait()
+        work(run)
+
+    monkeypatch.setattr(_Run, "work", late)
+    p = aioproc.get_context(method).Process(target=targets.plain_add, args=(1,), daemon=True)
+    before = set(open_descriptors().values())
+    try:
+        with anyio.move_on_after(0.01):
+            await p.start()
+        del p
+        gc.collect()
+        more = set(open_descriptors().values()) - before
+        assert not [one for one in more if one.startswith("socket:")]
+    finally:
+        begin.set()
+
+
 # Attributes and the stdlib's rules
 
 
@@ -423,6 +506,13 @@ async def test_attributes(ctx: Context) -> None:
     assert "stopped" in repr(p)
 
 
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+async def test_current_process_while_arguments_are_unpickled(method: str) -> None:
+    """What is imported or unpickled in a child can ask for its name, as with the stdlib."""
+    args = (targets.AskedWhileUnpickled(),)
+    assert await aioproc.get_context(method).Process(target=targets.same, args=args, name="named") == "named"
+
+
 async def test_default_names_count_up() -> None:
     """Names are Process-N, N counting up; a subclass gives its own."""
     first: Process[None] = Process()
@@ -442,6 +532,27 @@ async def test_sentinel_is_ready_at_the_end(ctx: Context) -> None:
     assert multiprocessing.connection.wait([p.sentinel], 0) == [p.sentinel]
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("ignored", [True, False])
+async def test_child_that_somebody_else_reaped(method: str, ignored: bool) -> None:
+    """Where SIGCHLD is ignored, or others wait for any child, the end is seen all the same."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN) if ignored else None
+    try:
+        p = aioproc.get_context(method).Process(target=targets.plain_add, args=(1,))
+        await p.start()
+        await anyio.wait_readable(p.sentinel)
+        if not ignored:
+            os.waitpid(p.pid or 0, 0)
+        with anyio.fail_after(5):
+            assert await p.result() == 11
+        assert p.exitcode == 255  # nobody knows it any more
+        assert aioproc.active_children() == []
+        p.close()
+    finally:
+        if ignored:
+            signal.signal(signal.SIGCHLD, before)
+
+
 async def test_active_children(words: Words) -> None:
     """active_children() lists those that run, and the stdlib sees them too."""
     assert aioproc.active_children() == []
@@ -450,6 +561,56 @@ async def test_active_children(words: Words) -> None:
         assert [child.pid for child in multiprocessing.active_children()] == [p.pid]
         p.kill()
     assert aioproc.active_children() == []
+
+
+async def test_close_inside_of_its_block() -> None:
+    """Leaving the block of a process that was closed inside is no error."""
+    async with Process(target=targets.plain_add, args=(1,)) as p:
+        assert await p.result() == 11
+        p.close()
+
+
+async def test_close_while_others_wait(ctx: Context, words: Words) -> None:
+    """Of several tasks that wait for the end, the first may close the object: all are told of it."""
+    p = ctx.Process(target=targets.plain_wait, args=(words.to,))
+    await p.start()
+
+    async def join_and_close() -> None:
+        await p.join()
+        p.close()
+
+    async def result() -> None:
+        with pytest.raises(ProcessDied, match="SIGKILL"):
+            await p.result()
+
+    async with anyio.create_task_group() as tasks:
+        for wait in (join_and_close, p.join, result):
+            tasks.start_soon(wait)
+        assert await words.next() == "ready"
+        p.kill()
+
+
+async def test_close_after_a_start_that_failed() -> None:
+    """Without a descriptor for its lifeline there is no child, and the object can be closed."""
+    p = Process(target=targets.plain_add, args=(1,), daemon=True)
+    with spare_descriptors(2), pytest.raises(OSError, match="Too many open files"):
+        await p.start()
+    p.close()
+
+
+async def test_close_while_it_starts(ctx: Context, monkeypatch: pytest.MonkeyPatch, words: Words) -> None:
+    """close() refuses also while the child is being made; nothing is lost by that."""
+    p = ctx.Process(target=targets.plain_wait, args=(words.to,))
+    start: Any = vars(process)["start"]
+
+    async def closed_in_between(child: Any, method: str) -> None:
+        with pytest.raises(ValueError, match="being started"):
+            p.close()
+        await start(child, method)
+
+    monkeypatch.setattr(process, "start", closed_in_between)
+    async with p:
+        p.kill()
 
 
 async def test_close(ctx: Context, words: Words) -> None:
@@ -731,6 +892,19 @@ def _connections_to(address: str) -> int:
     name = address.replace("\0", "@")
     with open("/proc/net/unix") as sockets:
         return sum(line.endswith(f" {name}\n") for line in sockets) - 1  # the one that listens
+
+
+async def test_fork_server_whose_socket_was_removed() -> None:
+    """Where somebody cleaned up the folder for temporary files, the next start has another server."""
+    server.ensure_running()
+    first, address = server._forkserver_pid, server._forkserver_address
+    if address.startswith("\0"):
+        pytest.skip("it has no file here")
+    os.unlink(address)
+    with anyio.fail_after(20):
+        assert await Process(target=targets.plain_add, args=(1,)) == 11
+    assert server._forkserver_pid != first
+    os.waitpid(first, 0)  # nobody holds it any more
 
 
 def test_the_next_fork_server_is_not_given_up_with_the_last() -> None:

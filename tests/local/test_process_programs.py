@@ -71,6 +71,20 @@ def test_daemons_end_with_the_program_and_others_are_joined(start_method: str) -
     assert all(ended(int(word), within=1) for word in told if word.isdigit())
 
 
+def test_a_deaf_daemon_without_its_server_does_not_hold_up_the_exit() -> None:
+    """At exit a daemon that ignores SIGTERM is killed in the end, also when the fork server was killed."""
+    with program("orphan", stdout=subprocess.PIPE) as parent:
+        (child,) = pids(parent, 1)
+        assert parent.wait(LIMIT_SECONDS) == 0
+        assert ended(child, within=1)
+
+
+def test_a_loop_that_leaves_a_start_behind_does_not_hold_up_the_exit() -> None:
+    """A start that was cancelled twice, and is undone between the loop's last turn and its close."""
+    with program("left_in_start") as parent:
+        assert parent.wait(LIMIT_SECONDS) == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_terminated_child_takes_its_group_along(number: int, start_method: str) -> None:
     """A child that is terminated or killed takes the children of its own group with it."""
