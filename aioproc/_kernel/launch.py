@@ -49,7 +49,7 @@ class Launch(popen_fork.Popen):
         _util._flush_std_streams()
         self.returncode = None
         self.finalizer: Any = None
-        self._reaping = threading.RLock()
+        self._reaping = threading.RLock()  # by one thread; again by a signal handler
         self._prepare(child)
 
     def _prepare(self, child: Child) -> None:
@@ -63,21 +63,24 @@ class Launch(popen_fork.Popen):
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """The exit code, once the child has ended; then everything but `ended` is released."""
-        code = self._reap(flag)
-        if code is not None and self.child is not None:
+        while self.returncode is None:
+            seen = self.ended
+            if not connection.wait([seen.fileno()], 0 if flag == os.WNOHANG else None):
+                return None
+            with self._reaping:
+                if self.returncode is None and self.ended is seen:
+                    self._reap()
+        with self._reaping:
             child, self.child = self.child, None
+        if child is not None:
             child.release()
             super().close()
-        return code
-
-    def _reap(self, flag: int) -> int | None:
-        if self.returncode is None:
-            if not connection.wait([self.ended.fileno()], 0 if flag == os.WNOHANG else None):
-                return None
-            with self._reaping:  # else a thread could take another's reaping for a stranger's
-                if popen_fork.Popen.poll(self, 0) is None:  # SIGCHLD is ignored, or others wait for any
-                    self.returncode = UNKNOWN_EXITCODE
         return self.returncode
+
+    def _reap(self) -> None:
+        """Learn the exit code, or find another `ended` to wait for."""
+        if popen_fork.Popen.poll(self, 0) is None:  # SIGCHLD is ignored, or others wait for any child
+            self.returncode = UNKNOWN_EXITCODE
 
     def close(self) -> None:
         self.ended.close()
@@ -251,14 +254,7 @@ class _ForkServerLaunch(_FreshLaunch):
             self.close()
             raise
 
-    def _reap(self, flag: int) -> int | None:
-        while self.returncode is None:
-            if not connection.wait([self.ended.fileno()], 0 if flag == os.WNOHANG else None):
-                return None
-            self._read_status()
-        return self.returncode
-
-    def _read_status(self) -> None:
+    def _reap(self) -> None:
         if self.ended is not self._status:
             self.returncode = UNKNOWN_EXITCODE
             return

@@ -8,6 +8,7 @@ import select
 import signal
 import threading
 from collections.abc import Callable
+from multiprocessing import connection
 from typing import Any
 
 import anyio
@@ -97,3 +98,34 @@ async def test_number_of_an_ended_child_gets_no_signal(monkeypatch: pytest.Monke
         p.kill()
     assert not sent
     assert await p.result() == 32
+
+
+async def test_two_threads_learn_of_an_end_at_once(
+    start_method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have seen that it is there to be read; one reads it, and both know it."""
+    kind: Any = aioproc.get_context(start_method).Process
+    p = kind(target=os._exit, args=(3,))
+    await p.start()
+    await anyio.wait_readable(p.sentinel)
+    both = threading.Barrier(2)
+    wait = connection.wait
+
+    def wait_for_each_other(objects: list[int], timeout: float | None) -> list[Any]:
+        ready = wait(objects, timeout)
+        both.wait()
+        return ready
+
+    def ask() -> None:
+        codes.append(p.exitcode)
+
+    codes: list[int | None] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(connection, "wait", wait_for_each_other)
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            await anyio.to_thread.run_sync(thread.join, 10)
+    assert codes == [3, 3]
+    p.close()
