@@ -73,7 +73,7 @@ def need_free(descriptor: int) -> None:
         highest_free(DIRECT_DESCRIPTORS + 2)
 
 
-def highest_free(count: int) -> int:
+def highest_free(count: int, purpose: str = "what may come with a message") -> int:
     """The highest of the next ``count`` free descriptors; OSError when there are not so many."""
     taken: list[int] = []
     try:
@@ -81,7 +81,7 @@ def highest_free(count: int) -> int:
             taken.append(os.eventfd(0))
     except OSError as error:
         if error.errno == errno.EMFILE:
-            raise OSError(errno.EMFILE, "no free file descriptor for what may come with a message") from error
+            raise OSError(errno.EMFILE, f"no free file descriptor for {purpose}") from error
         raise
     finally:
         close_all(taken)

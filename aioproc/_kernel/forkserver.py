@@ -14,9 +14,11 @@ from contextlib import contextmanager, suppress
 from multiprocessing import context, forkserver, spawn
 from typing import Any, Final
 
+from aioproc._kernel.bundle import highest_free
 from aioproc._kernel.preload import telling_of_main
 
 PRELOADED: Final = [
+    "aioproc._kernel.outliving",
     "aioproc._kernel.child",
     "aioproc._kernel.worker",
     "aioproc.context",
@@ -32,6 +34,7 @@ PRELOADED_IF_IMPORTED: Final = [
 ]
 _stdlib_server: Any = forkserver._forkserver
 
+FOR_A_REQUEST: Final = 6  # descriptors: a connection, two pipes, and a pidfd in the end
 GONE: Final = (ConnectionError, FileNotFoundError, EOFError)  # what a connection to a killed server raises
 
 
@@ -102,6 +105,7 @@ class ForkServer(forkserver.ForkServer):
     def connect_to_new_process(self, fds: Sequence[int]) -> tuple[int, int]:
         """Have the server fork; the status and the data pipe."""
         self.ensure_running()
+        highest_free(FOR_A_REQUEST, "a process")  # one that gives up in the midst disturbs the server
         address = self._forkserver_address
         try:
             return super().connect_to_new_process(fds)

@@ -123,10 +123,10 @@ class Process(Attributes, Generic[T]):
     # Starting
 
     async def start(self) -> None:
-        """Start the child; other tasks go on meanwhile. Once per object.
+        """Start the child, once per object; other tasks go on meanwhile. One that failed can be tried again.
 
         Raises:
-            AssertionError: It was started before, or a daemon tries to have children.
+            AssertionError: It was started before, or is being started; or a daemon tries to have children.
             pickle.PicklingError: The target or an argument cannot travel to the child.
             RuntimeError: The main module starts processes while it is imported (its guard is missing).
 
@@ -140,11 +140,14 @@ class Process(Attributes, Generic[T]):
     async def _start(self, quiet: bool, bound: bool) -> Ending[T]:
         child = self._child
         self._check_startable(child)
-        self._starting = Starting()
+        starting = self._starting = Starting()
         try:
             ours = await self._start_once(child, quiet, bound)
+        except BaseException:
+            self._starting = None  # it can be tried again
+            raise
         finally:
-            self._starting.end()
+            starting.end()
         self._ending = Ending(child, launch_of(child), ours)
         self._target, self._args, self._kwargs = None, (), {}
         return self._ending
@@ -175,7 +178,7 @@ class Process(Attributes, Generic[T]):
     def _check_startable(self, child: Child) -> None:
         child._check_closed()  # type: ignore[attr-defined]
         refuse_while_importing_main()
-        check(launch_of(child) is None and child.home is None, "cannot start a process twice")
+        check(self._starting is None, "cannot start a process twice")
         self._check_parent("can only start a process object created by current process")
         daemonic = process.current_process().daemon
         check(not daemonic, "daemonic processes are not allowed to have children")
@@ -308,7 +311,7 @@ class Process(Attributes, Generic[T]):
             ValueError: The child still runs, or is being started.
         """
         child = self._child
-        if launch_of(child) is None and child.home is not None and not child.home.handle.closed:
+        if self._starting is not None and self._ending is None and not self._is_closed():
             raise ValueError("cannot close a process while it is being started")
         child.close()
         self._ending = None

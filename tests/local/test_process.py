@@ -7,10 +7,12 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -30,6 +32,7 @@ from tests.local import process_targets as targets
 from tests.shared import spare_descriptors
 
 pytestmark = pytest.mark.anyio
+NONE_FREE = r"Too many open files|no free file descriptor"
 
 
 @pytest.fixture
@@ -228,7 +231,7 @@ async def test_result_that_cannot_be_pickled_is_an_error() -> None:
 async def test_result_that_cannot_be_sent_is_an_error(ctx: Context) -> None:
     """Without a free descriptor for a large result the error comes home, and not silence with exit code 0."""
     p = ctx.Process(target=targets.return_without_room)
-    with pytest.raises(OSError, match="Too many open files"):
+    with pytest.raises(OSError, match=NONE_FREE):
         await p
     assert p.exitcode == 1
 
@@ -590,10 +593,27 @@ async def test_close_while_others_wait(ctx: Context, words: Words) -> None:
         p.kill()
 
 
+async def test_start_that_failed_can_be_tried_again(ctx: Context) -> None:
+    """Without enough descriptors, or when cancelled, there is no child; later there can be one."""
+    p = ctx.Process(target=targets.plain_add, args=(1,), daemon=True)
+    server.ensure_running()
+    for spare in range(5):  # it fails elsewhere each time
+        with (
+            spare_descriptors(spare),
+            pytest.raises(OSError, match=NONE_FREE),
+        ):
+            await p.start()
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await p.start()
+    assert scope.cancelled_caught
+    assert await p == 11
+
+
 async def test_close_after_a_start_that_failed() -> None:
-    """Without a descriptor for its lifeline there is no child, and the object can be closed."""
+    """It is as if it had never been started."""
     p = Process(target=targets.plain_add, args=(1,), daemon=True)
-    with spare_descriptors(2), pytest.raises(OSError, match="Too many open files"):
+    with spare_descriptors(2), pytest.raises(OSError, match=NONE_FREE):
         await p.start()
     p.close()
 
@@ -892,6 +912,38 @@ def _connections_to(address: str) -> int:
     name = address.replace("\0", "@")
     with open("/proc/net/unix") as sockets:
         return sum(line.endswith(f" {name}\n") for line in sockets) - 1  # the one that listens
+
+
+async def test_fork_server_outlives_a_client_that_dies(words: Words) -> None:
+    """One that is killed between its connection and its request; the exit code of another child is known."""
+    p = Process(target=targets.plain_wait, args=(words.to,))
+    await p.start()
+    before = server._forkserver_pid
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(server._forkserver_address)
+    assert await Process(target=targets.plain_add, args=(1,)) == 11
+    assert server._forkserver_pid == before
+    p.kill()
+    await p.join()
+    assert p.exitcode == -9
+
+
+async def test_fork_server_outlives_a_lack_of_descriptors(words: Words) -> None:
+    """A start that fails for want of them, wherever it does, leaves the server alone."""
+    p = Process(target=targets.plain_wait, args=(words.to,))
+    await p.start()
+    before = server._forkserver_pid
+    for spare in range(12):
+        other = Process(target=targets.plain_add, args=(1,))
+        with suppress(OSError):
+            with spare_descriptors(spare):
+                await other.start()
+            await other.join()
+    assert await Process(target=targets.plain_add, args=(1,)) == 11
+    assert server._forkserver_pid == before
+    p.kill()
+    await p.join()
+    assert p.exitcode == -9
 
 
 async def test_fork_server_whose_socket_was_removed() -> None:
