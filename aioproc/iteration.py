@@ -261,18 +261,18 @@ class Stream(_Iteration[T]):
         self._over = False
 
     async def __anext__(self) -> T:
-        if self._over:
-            raise StopAsyncIteration
-        result = self._result
-        if result is None:
+        if self._result is None and not self._over:
             await self._books.room()
-            result = self._result = self._take_on(_weakly(self._came), _weakly(self._tell))
         while not self._arrived:
+            if self._over:
+                raise StopAsyncIteration
+            result = self._begun()
             if result.ready():
                 self._over = True
                 result._opened()
-                raise StopAsyncIteration
-            await self._news()
+            else:
+                await self._news()
+        result = self._begun()
         value, failure = self._arrived.popleft()
         self._taken += 1
         if self._taken % (STREAM_AHEAD // 2) == 0 and not result.ready():
@@ -280,6 +280,11 @@ class Stream(_Iteration[T]):
         if failure is not None:
             raise failure
         return value  # type: ignore[no-any-return]
+
+    def _begun(self) -> AsyncResult[Any]:
+        if self._result is None:  # while one consumer waited for room, another may have begun it
+            self._result = self._take_on(_weakly(self._came), _weakly(self._tell))
+        return self._result
 
     def _came(self, value: Any, failure: BaseException | None) -> None:
         self._arrived.append((value, failure))

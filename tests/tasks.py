@@ -216,6 +216,10 @@ def wait_for(path: str) -> str:
     return Path(path).read_text()
 
 
+def wait_and_yield(path: str) -> Iterator[str]:
+    yield wait_for(path)
+
+
 async def meet_others(path: str) -> int:
     """Wait in the loop until somebody has made a file; how many tasks of this process wait with it."""
     global _waiting

@@ -349,6 +349,54 @@ async def test_stream_that_fails(pool: AsyncPool) -> None:
         assert seen == [0, 1, 2]
 
 
+async def test_stream_of_several_consumers(pipe: Callable[[str], Path]) -> None:
+    """Each item goes to one of them, also when all of them had to wait for room before it began."""
+    waiting = pipe("waiting")
+    seen: list[int] = []
+    async with AsyncPool(1, max_pending=0) as pool:
+        running = pool.submit(tasks.wait_for, str(waiting))
+        items = pool.stream(tasks.count_to, 20)
+
+        async def read() -> None:
+            async for item in items:
+                seen.append(item)
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                for _ in range(3):
+                    group.start_soon(read)
+                await anyio.wait_all_tasks_blocked()
+                await anyio.to_thread.run_sync(waiting.write_text, "go on")
+        await running
+    assert seen == list(range(20))
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_stream_that_another_task_leaves(begun: bool, pipe: Callable[[str], Path]) -> None:
+    """For the one that waits it has ended; one that had not begun never does."""
+    before, inside = pipe("before"), pipe("inside")
+    async with AsyncPool(1, max_pending=0) as pool:
+        if not begun:
+            running = pool.submit(tasks.wait_for, str(before))
+        items = pool.stream(tasks.wait_and_yield, str(inside))
+        seen: list[Any] = []
+
+        async def read() -> None:
+            async for item in items:
+                seen.append(item)
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(read)
+                await anyio.wait_all_tasks_blocked()
+                await items.aclose()
+                if not begun:
+                    await anyio.to_thread.run_sync(before.write_text, "go on")
+                    await running
+            assert await pool.apply(tasks.square, (3,)) == 9
+        assert seen == []
+
+
 # Starts and ends
 
 
