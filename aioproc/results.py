@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import anyio
 
 from aioproc._kernel.background import Loop, Ticket, log
+from aioproc._kernel.outcome import summary
 from aioproc.errors import RemoteError
 
 __all__ = ["AsyncResult"]
@@ -248,6 +249,6 @@ def _harmless(error: BaseException) -> BaseException:
     """A worker's KeyboardInterrupt or SystemExit must not end the program that awaits the result."""
     if isinstance(error, Exception):
         return error
-    stand_in = RemoteError(f"{type(error).__name__}: {error}")
+    stand_in = RemoteError(summary(error))
     stand_in.__cause__ = error.__cause__
     return stand_in

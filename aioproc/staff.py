@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from aioproc._kernel.background import Loop, Stop
 from aioproc._kernel.channel import Channel
-from aioproc._kernel.outcome import ending, opened
+from aioproc._kernel.outcome import ending, opened, summary
 from aioproc._kernel.station import Station
 from aioproc._kernel.waiting import running_backend
 from aioproc._kernel.wire import Message
@@ -154,7 +154,7 @@ class Staff:
             reason = _last_word(station)
             failure = WorkerDied(
                 f"{self._crashes} workers in a row died before they could work, the last: {ending(code)}"
-                + (f": {type(reason).__name__}: {reason}" if reason else ""),
+                + (f": {summary(reason)}" if reason else ""),
                 station.pid,
                 code,
             )
@@ -167,7 +167,7 @@ class Staff:
         try:
             opened(message.open())
         except BaseException as error:
-            text = f"the pool's initializer raised {type(error).__name__}: {error}"
+            text = f"the pool's initializer raised {summary(error)}"
             failure = WorkerDied(text, station.pid, None)
             failure.__cause__ = error
             self.give_up(failure)

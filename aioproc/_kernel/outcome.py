@@ -28,7 +28,7 @@ def raised(error: BaseException) -> Packed:
         pickle.loads(pickled(error))
         return pack((_FAILURE, error, text))
     except Exception:
-        return pack((_FAILURE_AS_TEXT, _summary(error), text))
+        return pack((_FAILURE_AS_TEXT, summary(error), text))
 
 
 def opened(message: tuple[Any, ...]) -> Any:
@@ -69,7 +69,8 @@ def _is_ours(trace: TracebackType) -> bool:
     return str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] in _CALLERS
 
 
-def _summary(error: BaseException) -> str:
+def summary(error: BaseException) -> str:
+    """Its class and message, as the end of a traceback says it."""
     return "".join(traceback.format_exception_only(type(error), error)).strip()
 
 
