@@ -10,6 +10,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, cast, overload
 
+from aioproc._kernel.arguments import integer, seconds
 from aioproc._kernel.chunks import run_chunk, run_chunk_async
 from aioproc._kernel.waiting import shielded
 from aioproc._kernel.wire import Call, is_asynchronous
@@ -434,7 +435,10 @@ class AsyncPool:
         Raises:
             ValueError: A negative number.
         """
-        _at_least(0, timeout=timeout, retries=retries, grace=grace)
+        _at_least(0, retries=retries)
+        if timeout is not None:
+            seconds("timeout", timeout)
+        seconds("grace", grace)
         view = copy.copy(self)
         view._settings = replace(self._settings, timeout=timeout, retries=retries, grace=grace, name=name)
         return view
@@ -502,10 +506,10 @@ def _cpus() -> int:
     return cast("int", count()) if count else len(os.sched_getaffinity(0))
 
 
-def _at_least(least: int, **numbers: float | None) -> None:
+def _at_least(least: int, **numbers: int | None) -> None:
     for name, number in numbers.items():
-        if number is not None and not number >= least:
-            raise ValueError(f"{name} must be {least} or more, not {number!r}")
+        if number is not None:
+            integer(name, number, least)
 
 
 def _refuse_with_executor(given: dict[str, Any], executor: Any) -> None:

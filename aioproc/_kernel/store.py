@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Final
 
 from aioproc._kernel import channel as packets
+from aioproc._kernel.arguments import integer
 from aioproc._kernel.backlog import Backlog
 from aioproc._kernel.bell import Bell
 from aioproc._kernel.channel import Arrival, Channel, Crowded
@@ -34,8 +35,9 @@ class Store(Intake):
 
     def __init__(self, maxsize: int = 0, tasks: bool = False) -> None:
         writer, reader = packets.channel()
-        ledger = Ledger(max(maxsize, 0), Tally() if tasks else None)
-        putters = Listening(most=RIGHTS_TO_PUT) if maxsize > 0 else None
+        size = max(integer("maxsize", maxsize), 0)
+        ledger = Ledger(size, Tally() if tasks else None)
+        putters = Listening(most=RIGHTS_TO_PUT) if size else None
         self._set_up(writer, reader, ledger, Listening(), putters)
 
     def _set_up(
@@ -202,6 +204,9 @@ class Store(Intake):
             return self._take_entered()
         try:
             return self.reader.pull()
+        except ValueError:
+            self.check()
+            raise
         except BlockingIOError:
             if not self.backlog.kept:
                 raise
@@ -319,7 +324,7 @@ class Store(Intake):
         """No more is put or taken by this process; what it has put is still written."""
         if self.closed:
             return
-        self.closed = self._ending = True
+        self.closed = self._ending = self.is_odd = True
         self.is_plain = False
         if self.tasks is not None:
             self.tasks.close()

@@ -8,6 +8,7 @@ from functools import partial
 from threading import BrokenBarrierError
 from typing import Any
 
+from aioproc._kernel.arguments import integer
 from aioproc._kernel.round import BROKEN, GO, MemberDied, Round, Slot
 from aioproc._kernel.token import Tokens, tokens
 from aioproc._kernel.waiting import until, until_blocking, without_fail
@@ -43,9 +44,7 @@ class Barrier:
         *,
         _parts: tuple[Tokens, Slot] | None = None,
     ) -> None:
-        if parties < 1:
-            raise ValueError("parties must be 1 or more")
-        self.parties = parties
+        self.parties = integer("parties", parties, 1)
         self._action, self._timeout = action, timeout
         self._lock, self._slot = _parts or (tokens(), Slot())
 

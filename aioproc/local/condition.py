@@ -45,6 +45,8 @@ class Condition(Entered):
         if lock is None:
             lock = RLock()
         self._lock: Lock | RLock = lock.aio if isinstance(lock, SyncLock | SyncRLock) else lock
+        if not isinstance(self._lock, Lock | RLock):
+            raise TypeError(f"lock must be a Lock or an RLock of aioproc, not {lock!r}")
         self._tokens = self._lock._tokens
         self._notices = _notices or Notices(self._tokens)
 

@@ -14,6 +14,7 @@ from multiprocessing import process
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, Self, TypeVar, cast, overload
 
+from aioproc._kernel.arguments import seconds
 from aioproc._kernel.channel import Channel, channel
 from aioproc._kernel.child import Child, Work, refuse_while_importing_main
 from aioproc._kernel.ending import Ending
@@ -240,8 +241,8 @@ class Process(Attributes, Generic[T]):
 
     def _joinable(self, timeout: float | None) -> Ending[T]:
         self._child._check_closed()  # type: ignore[attr-defined]
-        if timeout is not None and timeout < 0:
-            raise ValueError(f"timeout must be a number of seconds from 0 or None, not {timeout!r}")
+        if timeout is not None:
+            seconds("timeout", timeout)
         self._check_parent("can only join a child process")
         check(self._ending is not None, "can only join a started process")
         return cast("Ending[T]", self._ending)

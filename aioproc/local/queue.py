@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
+from aioproc._kernel.arguments import integer
 from aioproc._kernel.channel import Unopened, sealed_in_loop
 from aioproc._kernel.parcel import pack
 from aioproc._kernel.store import Store
@@ -189,6 +190,9 @@ class Queue(_Face, Generic[T]):
             raise queue_error("Full", self._lean)("no place in time") from None
         except BrokenPipeError:
             raise queue_error("ShutDown", self._lean)("the queue was shut down") from None
+        except ValueError:
+            store.check()
+            raise
 
     async def get(self, block: bool = True, timeout: float | None = None) -> T:
         """Take the oldest item, waiting while the queue is empty.
@@ -247,7 +251,12 @@ class Queue(_Face, Generic[T]):
             await self.put(item)
 
     async def get_many(self, most: int) -> list[T]:
-        """Take what is there now, at least one item and at most ``most``; see `get`."""
+        """Take what is there now, at least one item and at most ``most``; see `get`.
+
+        Raises:
+            ValueError: ``most`` is less than one.
+        """
+        most = integer("most", most, 1)
         found = [await self.get()]
         self._store.take_more(found, most)
         return found
@@ -316,6 +325,9 @@ class SyncQueue(_Face, Generic[T]):
             raise queue_error("Full", self._lean)("no place in time") from None
         except BrokenPipeError:
             raise queue_error("ShutDown", self._lean)("the queue was shut down") from None
+        except ValueError:
+            store.check()
+            raise
 
     def get(self, block: bool = True, timeout: float | None = None) -> T:
         """See `Queue.get`."""
@@ -337,6 +349,7 @@ class SyncQueue(_Face, Generic[T]):
 
     def get_many(self, most: int) -> list[T]:
         """See `Queue.get_many`."""
+        most = integer("most", most, 1)
         found = [self.get()]
         self._store.take_more(found, most)
         return found

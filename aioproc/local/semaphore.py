@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from aioproc._kernel.arguments import integer
 from aioproc._kernel.counter import Counter
 from aioproc._kernel.quiet import QuietTokens, quiet_tokens
 from aioproc._kernel.token import MOST_PIPES, Tokens, tokens
@@ -39,7 +40,7 @@ class Semaphore(Entered):
     __slots__ = ("_line", "_value")
 
     def __init__(self, value: int = 1, *, _line: QuietTokens | None = None) -> None:
-        self._line = _line or quiet_tokens(Counter(_start_value(value)))
+        self._line = _line or quiet_tokens(Counter(integer("value", value, 0)))
         self._value = self._line.counter
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -100,8 +101,8 @@ class Semaphore(Entered):
         If a peer dies: Nothing is lost: a waiter takes one when it goes on, not before.
         Cost: One system call for each.
         """
-        if n < 1:
-            raise ValueError("n must be one or more")
+        if n != 1:
+            integer("n", n, 1)
         for _ in range(n):
             self._value.give()
 
@@ -168,7 +169,7 @@ class BoundedSemaphore(Holding):
     __slots__ = ()
 
     def __init__(self, value: int = 1, *, _tokens: Tokens | None = None) -> None:
-        super().__init__(_tokens or tokens(_start_value(value), min(max(value, 1), MOST_PIPES)))
+        super().__init__(_tokens or tokens(integer("value", value, 0), min(max(value, 1), MOST_PIPES)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _bounded, (self._tokens,)
@@ -204,12 +205,6 @@ def _semaphore(line: QuietTokens) -> Semaphore:
 
 def _bounded(tokens: Tokens) -> BoundedSemaphore:
     return BoundedSemaphore(_tokens=tokens)
-
-
-def _start_value(value: int) -> int:
-    if value < 0:
-        raise ValueError("a semaphore's value must be 0 or more")
-    return value
 
 
 def _left(deadline: float | None) -> float | None:

@@ -221,7 +221,7 @@ async def test_errors(anyio_backend: Any) -> None:
     for kind in (Semaphore, BoundedSemaphore):
         with pytest.raises(ValueError, match="0 or more"):
             kind(-1)
-    with pytest.raises(ValueError, match="one or more"):
+    with pytest.raises(ValueError, match="n must be 1 or more, not 0"):
         Semaphore().release(0)
     bounded = BoundedSemaphore(2)
     with pytest.raises(ValueError, match="does not hold"):
