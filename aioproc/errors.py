@@ -36,7 +36,11 @@ class RemoteTraceback(Exception):
 
 
 class RemoteError(Exception):
-    """An exception (or a result) of another process that could not be pickled; its text came instead."""
+    """An exception of another process whose text came instead of itself.
+
+    It could not be pickled; or it is no Exception, but a cancellation, say, or a KeyboardInterrupt, which
+    would be taken for one of the task that waits.
+    """
 
 
 class NotOwner(AssertionError, RuntimeError):

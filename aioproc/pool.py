@@ -133,7 +133,8 @@ class AsyncPool:
         """Call ``func(*args, **kwds)`` in a worker and wait for its result.
 
         Raises:
-            BaseException: The call's own exception, with the worker's traceback as its cause.
+            Exception: The call's own, with the worker's traceback as its cause.
+            RemoteError: It could not be pickled, or is no Exception; this is its text.
             WorkerDied: Its worker died.
             TimeoutError: ``options(timeout=...)`` ran out; the call was stopped.
             ValueError: The pool is closed.

@@ -9,8 +9,6 @@ from typing import Any, Generic, Protocol, TypeVar
 import anyio
 
 from aioproc._kernel.background import Loop, Ticket, log
-from aioproc._kernel.outcome import summary
-from aioproc.errors import RemoteError
 
 __all__ = ["AsyncResult"]
 
@@ -101,7 +99,8 @@ class AsyncResult(Generic[T]):
             timeout: Seconds to wait at most; None waits for ever.
 
         Raises:
-            BaseException: The call's own exception, with the worker's traceback as its cause.
+            Exception: The call's own, with the worker's traceback as its cause.
+            RemoteError: It could not be pickled, or is no Exception; this is its text.
             WorkerDied: The worker that had it in hand died.
             TimeoutError: It is not done within ``timeout`` (the call goes on), or the call's own
                 ``options(timeout=...)`` ran out (it was stopped).
@@ -207,8 +206,7 @@ class AsyncResult(Generic[T]):
         self._done = True
         self._task = None  # which knows this result
         self._value = value
-        if error is not None:
-            self._error = _harmless(error)
+        self._error = error
         self._owner.settled(self)
         if self._settled is not None:
             self._settled(self)
@@ -243,12 +241,3 @@ class AsyncResult(Generic[T]):
         if self._done:
             return "returned"
         return f"runs in {self.pid}" if self.started else "waits"
-
-
-def _harmless(error: BaseException) -> BaseException:
-    """A worker's KeyboardInterrupt or SystemExit must not end the program that awaits the result."""
-    if isinstance(error, Exception):
-        return error
-    stand_in = RemoteError(summary(error))
-    stand_in.__cause__ = error.__cause__
-    return stand_in

@@ -22,13 +22,15 @@ def returned(value: object) -> Packed:
 
 
 def raised(error: BaseException) -> Packed:
-    """An exception on its way home: itself where it can be pickled and unpickled, else its text."""
+    """An exception on its way home: itself where it can travel and do no harm there, else its text."""
     text = described(error)
     try:
-        pickle.loads(pickled(error))
-        return pack((_FAILURE, error, text))
+        if isinstance(error, Exception):  # a KeyboardInterrupt or a cancellation is not meant for who waits
+            pickle.loads(pickled(error))
+            return pack((_FAILURE, error, text))
     except Exception:
-        return pack((_FAILURE_AS_TEXT, summary(error), text))
+        pass
+    return pack((_FAILURE_AS_TEXT, summary(error), text))
 
 
 def opened(message: tuple[Any, ...]) -> Any:

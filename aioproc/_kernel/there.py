@@ -58,8 +58,11 @@ def _uvloop_loads() -> bool:
 
 
 def _portable(error: BaseException) -> BaseException | str:
+    """See ``outcome.raised``, which this does without, as it runs in processes that are not ours."""
     try:
-        pickle.loads(pickle.dumps(error))
+        if isinstance(error, Exception):  # others would end the program, or a task, that waits
+            pickle.loads(pickle.dumps(error))
+            return error
     except Exception:
-        return "".join(traceback.format_exception_only(error)).strip()
-    return error
+        pass
+    return "".join(traceback.format_exception_only(error)).strip()

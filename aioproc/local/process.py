@@ -67,6 +67,8 @@ class Process(Attributes, Generic[T]):
     """
 
     _method: str | None = None
+    _starting: Starting | None = None  # from the beginning of its start
+    _ending: Ending[T] | None = None  # from the end of its start
 
     @overload
     def __init__(
@@ -111,8 +113,6 @@ class Process(Attributes, Generic[T]):
         self._args = tuple(args)
         self._kwargs = dict(kwargs)
         self._stdin = stdin
-        self._ending: Ending[T] | None = None  # once it has been started
-        self._starting: Starting | None = None  # from the beginning of its start
         self._asked = False
 
     def run(self) -> Any:
@@ -216,8 +216,8 @@ class Process(Attributes, Generic[T]):
             timeout: Seconds to wait at most; None waits for ever.
 
         Raises:
-            BaseException: The target's own exception, with the child's traceback as its cause.
-            RemoteError: That exception could not be pickled; this is its text.
+            Exception: The target's own, with the child's traceback as its cause.
+            RemoteError: It could not be pickled, or is no Exception (a cancellation); this is its text.
             ProcessDied: It ended without a result: killed, or by ``sys.exit``.
             TimeoutError: It still runs.
             OSError: No descriptor is free for what came home; it can be asked for again.
@@ -327,9 +327,6 @@ class Process(Attributes, Generic[T]):
         return {key: value for key, value in self.__dict__.items() if key not in gone} | {
             "_default": _default_method()
         }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _ending=None, _starting=None)
 
     def born(self, child: Child) -> None:
         """Called in the child; not for users."""

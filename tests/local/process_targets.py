@@ -56,6 +56,10 @@ class Stubborn(Exception):
         super().__init__(one)
 
 
+class Fatal(BaseException):
+    """Pickles, and is no Exception."""
+
+
 class Unpicklable(Exception):
     def __init__(self, text: str) -> None:
         super().__init__(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import multiprocessing
 import os
@@ -113,6 +114,8 @@ async def test_forgotten_super_init_is_named() -> None:
     with pytest.raises(RuntimeError, match=r"Forgetful.__init__\(\) did not call super\(\).__init__\(\)"):
         await p.start()
     with pytest.raises(RuntimeError, match="super"):
+        await p
+    with pytest.raises(RuntimeError, match="super"):
         _ = p.pid
     assert "Forgetful" in repr(p)
 
@@ -220,6 +223,13 @@ async def test_exception_that_cannot_be_pickled_comes_as_text(target: Any, text:
     with pytest.raises(RemoteError, match=text) as caught:
         await Process(target=target)
     assert target.__name__ in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError("own"), GeneratorExit("own"), targets.Fatal("own")])
+async def test_what_is_no_exception_comes_as_text(error: BaseException, ctx: Context) -> None:
+    """A child's cancellation is none of the task that waits for it."""
+    with pytest.raises(RemoteError, match=f"{type(error).__name__}: own"):
+        await ctx.Process(target=targets.plain_raise, args=(error,))
 
 
 async def test_result_that_cannot_be_pickled_is_an_error() -> None:
