@@ -10,6 +10,7 @@ import io
 import os
 import signal
 import threading
+from contextlib import suppress
 from multiprocessing import (
     connection,
     context,
@@ -43,6 +44,7 @@ class Launch(popen_fork.Popen):
 
     ended: Handle
     pid: int
+    _alive: Handle | None = None  # a pidfd
     child: Child | None = None  # known by the parent until it has ended
 
     def __init__(self, child: Child) -> None:
@@ -92,8 +94,16 @@ class Launch(popen_fork.Popen):
             self._ends_with(os.pidfd_open(self.pid))
         except BaseException:  # no descriptor is free
             os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+            with suppress(ChildProcessError):
+                os.waitpid(self.pid, 0)
             raise
+        self._alive = self.ended
+
+    def _send_signal(self, sig: int) -> None:
+        # By pidfd, since the number of one that somebody has reaped may be another's by now.
+        if self.returncode is None and self._alive is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._alive.fileno(), sig)
 
     def _ends_with(self, fd: int) -> None:
         self.ended = Handle(fd)
@@ -237,7 +247,7 @@ class _ForkServerLaunch(_FreshLaunch):
         except GONE as failure:
             raise RuntimeError(_SERVER_ENDED) from failure
         self._ends_with(status)
-        self._status = self._alive = self.ended
+        self._status = self.ended
         self.finalizer = _util.Finalize(self, _util.close_fds, (writing,))
         try:
             self._tell(writing, fork_server=server.key())
@@ -247,7 +257,7 @@ class _ForkServerLaunch(_FreshLaunch):
             raise RuntimeError(_SERVER_ENDED) from failure
         try:
             self._alive = Handle(os.pidfd_open(self.pid))
-        except ProcessLookupError:  # it has ended, and the server has said so
+        except ProcessLookupError:  # it has ended, and the server, which reaped it, has said so
             pass
         except BaseException:  # no descriptor is free
             os.kill(self.pid, signal.SIGKILL)
@@ -262,21 +272,15 @@ class _ForkServerLaunch(_FreshLaunch):
             self.returncode = _forkserver.read_signed(self._status.fileno())
             _stay_readable(self._status.fileno())
         except (OSError, EOFError):  # the server was killed, and the child may live on
-            if self._alive is self._status:
+            if self._alive is None:
                 self.returncode = UNKNOWN_EXITCODE
-            self.ended = self._alive
-
-    def _send_signal(self, sig: int) -> None:
-        # By pidfd, since the server has already reaped one that ended: its number may be another's.
-        if self.returncode is None and self._alive is not self._status:
-            try:
-                signal.pidfd_send_signal(self._alive.fileno(), sig)
-            except ProcessLookupError:
-                pass
+            else:
+                self.ended = self._alive
 
     def close(self) -> None:
         self._status.close()
-        self._alive.close()
+        if self._alive is not None:
+            self._alive.close()
         super().close()
 
 

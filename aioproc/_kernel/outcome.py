@@ -73,6 +73,8 @@ def _is_ours(trace: TracebackType) -> bool:
 
 def summary(error: BaseException) -> str:
     """Its class and message, as the end of a traceback says it."""
+    if isinstance(error, RemoteError):  # its text is one
+        return str(error)
     return "".join(traceback.format_exception_only(type(error), error)).strip()
 
 
