@@ -86,7 +86,7 @@ DOORS = {
         "executors.py",
     ),
     "distributed": ("dask/",),
-    "multiprocessing": ("_kernel/", "context.py", "local/process.py"),
+    "multiprocessing": ("_kernel/", "context.py", "local/process.py", "local/pipe.py"),
 }
 OTHER_GUESTS = {"uvloop", "trio", "cloudpickle", "numpy"}  # only if installed, so only inside functions
 

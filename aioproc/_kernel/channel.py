@@ -208,9 +208,13 @@ class Channel:
 
     def close(self) -> None:
         """Close this end in this process."""
+        self.forget()
+        self.handle.close()
+
+    def forget(self) -> None:
+        """Let go of what was put back."""
         while self._kept:
             bundle.close_all(self._kept.popleft()[2])
-        self.handle.close()
 
     def __del__(self) -> None:
         self.close()

@@ -111,7 +111,7 @@ class Handle:
         standing, self.standing = self.standing, None
         done = True
         for line in {*self.lines.values(), *([] if standing is None else [standing])}:
-            if not line.wake(then if done else None):
+            if not line.wake(fd, then if done else None):
                 done = False
         _wake_waiters(fd)
         return done

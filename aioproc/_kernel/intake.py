@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from aioproc._kernel.channel import Arrival, Channel, heavy, opened
+from aioproc._kernel.forks import Private
 from aioproc._kernel.waiting import in_thread
 
 How = Callable[[Arrival], Any]
 
 
-class Intake:
+class Intake(Private):
     """The receiving side of a channel: `take` is an attempt, `open` makes an object of what was taken.
 
     Attributes:
@@ -24,6 +25,7 @@ class Intake:
         self.reader = reader
         self.is_odd = False
         self._returned: deque[tuple[Any, BaseException | None]] = deque()
+        super().__init__()
 
     @property
     def kept(self) -> int:
@@ -72,9 +74,20 @@ class Intake:
         self._returned.append((item, failure))
         self.is_odd = True
 
+    @property
+    def first_length(self) -> int:
+        """How long the bytes are that came back first; 0 for what is no bytes."""
+        item = self._returned[0][0]
+        return len(item) if isinstance(item, bytes) else 0
+
     def forget(self) -> None:
         """Let go of what came back."""
         self._returned.clear()
+
+    def drop(self) -> None:
+        """In a forked child: what its parent has taken is the parent's to hand out."""
+        self.forget()
+        self.reader.forget()
 
 
 class _Opening:

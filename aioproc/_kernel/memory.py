@@ -80,7 +80,18 @@ class Reader:
 
     def read(self, most: int = -1) -> bytes:
         left = self._end - self._at
-        data = os.pread(self._fd, left if most < 0 else min(most, left), self._at)
+        wanted = left if most < 0 else min(most, left)
+        data = self._some(wanted)
+        if len(data) == wanted:
+            return data
+        pieces = [data]  # one call reads 2 GiB at most
+        while pieces[-1]:
+            wanted -= len(pieces[-1])
+            pieces.append(self._some(wanted))
+        return b"".join(pieces)
+
+    def _some(self, most: int) -> bytes:
+        data = os.pread(self._fd, most, self._at)
         self._at += len(data)
         return data
 

@@ -21,7 +21,9 @@ from aioproc._kernel.handle import Handle, arrive, courier, handing_out
 
 PACKET_BYTES: Final = 128 * 1024  # what is longer travels in a file in memory
 OUT_OF_BAND_BYTES: Final = 64 * 1024  # buffers of this size and more travel beside the pickle
-_NUMBERS: Final = frozenset({int, float, bool, type(None)})
+_NUMBERS: Final = frozenset({float, bool, type(None)})
+_HUGE: Final = 1 << 8 * 1024  # an int that may be longer than a packet
+_MINUS_HUGE: Final = -_HUGE
 _STRINGS: Final = frozenset({str, bytes})
 _SHORT: Final = 1024  # of a string, in characters or bytes
 _LONG: Final = 32 * 1024  # bytes that are not copied; for fewer, a call with three pieces costs more
@@ -100,10 +102,13 @@ def _as_they_are(data: bytes) -> Parcel:
 
 
 def are_plain(items: tuple[Any, ...]) -> bool:
-    """Whether they are a few numbers and short strings."""
+    """Whether they are a few numbers and short strings, which fit into a packet."""
     for item in items:
         kind = type(item)
-        if kind not in _NUMBERS and not (kind in _STRINGS and len(item) < _SHORT):
+        if kind is int:
+            if not _MINUS_HUGE < item < _HUGE:
+                return False
+        elif kind not in _NUMBERS and not (kind in _STRINGS and len(item) < _SHORT):
             return False
     return len(items) < _FEW
 

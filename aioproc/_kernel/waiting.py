@@ -152,14 +152,17 @@ class Line:
         """Whether its loop has ended, or was another process's."""
         return self._pid != os.getpid() or (self._loop is not None and self._loop.is_closed())
 
-    def wake(self, then: Callable[[], None] | None = None) -> bool:
+    def wake(self, fd: int, then: Callable[[], None] | None = None) -> bool:
         """Undo the registration and let the first make another attempt; False if it happens later.
 
         Args:
+            fd: What they wait for.
             then: What to do afterwards, if it happens later: in the thread of the loop.
         """
-        if self._loop is None or self.is_gone:
+        if self.is_gone:
             return True
+        if self._loop is None:
+            return self._wake_anyhow(fd, then)
         if not self._loop.is_running() or self._loop is sys.modules["asyncio"]._get_running_loop():
             self.unregister()
             return True
@@ -172,6 +175,29 @@ class Line:
         try:
             self._loop.call_soon_threadsafe(later)
         except RuntimeError:  # closed just now
+            return True
+        return False
+
+    def _wake_anyhow(self, fd: int, then: Callable[[], None] | None) -> bool:
+        """The same for trio's loop; in its own thread the handle tells it."""
+        import anyio
+        from anyio.lowlevel import current_token
+
+        token: Any = self._where[1][0]
+        try:
+            if current_token() == token:
+                return True
+        except RuntimeError:  # no loop runs in this thread
+            pass
+
+        def later() -> None:
+            anyio.notify_closing(fd)
+            if then is not None:
+                then()
+
+        try:
+            token.native_token.run_sync_soon(later)
+        except RuntimeError:  # it has ended
             return True
         return False
 

@@ -86,9 +86,11 @@ class _End:
         raise BlockingIOError
 
     def _check_length(self, arrival: Any, maxlength: int | None) -> None:
-        if maxlength is not None and maxlength < 0:
-            raise ValueError("negative maxlength")
-        if arrival is not None and maxlength is not None and length(arrival) > maxlength:
+        if maxlength is None:
+            return
+        if arrival is None and self._intake.first_length > maxlength:
+            raise OSError("bad message length")
+        if arrival is not None and length(arrival) > maxlength:
             self._channel.keep(arrival)
             raise OSError("bad message length")
 
@@ -162,6 +164,7 @@ class Connection(_End):
         Raises:
             OSError: It is longer than ``maxlength``; it is still there.
         """
+        _check_maxlength(maxlength)
         arrival = await until(self._intake.take, self._receiving())
         self._check_length(arrival, maxlength)
         return await self._intake.open_in_loop(arrival, opened_bytes)  # type: ignore[no-any-return]
@@ -231,17 +234,24 @@ class SyncConnection(_End):
 
     def recv_bytes(self, maxlength: int | None = None) -> bytes:
         """See `Connection.recv_bytes`."""
+        _check_maxlength(maxlength)
         arrival = until_blocking(self._intake.take, self._receiving())
         self._check_length(arrival, maxlength)
         return self._intake.open(arrival, opened_bytes)  # type: ignore[no-any-return]
 
     def recv_bytes_into(self, buf: Any, offset: int = 0) -> int:
-        """Receive a message of bytes into a buffer; how many they were."""
-        view = memoryview(buf).cast("B")[offset:]
-        arrival = until_blocking(self._intake.take, self._receiving())
-        self._check_length(arrival, view.nbytes)
-        data = self._intake.open(arrival, opened_bytes)
-        view[: len(data)] = data
+        """Receive a message of bytes into a buffer; how many they were.
+
+        Raises:
+            multiprocessing.BufferTooShort: It is longer than the rest of the buffer; it is in ``args[0]``.
+        """
+        room = _room(buf, offset)
+        data = self._intake.open(until_blocking(self._intake.take, self._receiving()), opened_bytes)
+        if len(data) > room.nbytes:
+            from multiprocessing import BufferTooShort
+
+            raise BufferTooShort(data)
+        room[: len(data)] = data
         return len(data)
 
     def poll(self, timeout: float | None = 0.0) -> bool:
@@ -275,6 +285,20 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     """
     left, right = channel()
     return Connection(left, True, duplex), Connection(right, duplex, True)
+
+
+def _check_maxlength(maxlength: int | None) -> None:
+    if maxlength is not None and maxlength < 0:
+        raise ValueError("negative maxlength")
+
+
+def _room(buffer: Any, offset: int) -> memoryview:
+    view = memoryview(buffer).cast("B")
+    if view.readonly:
+        raise TypeError("the buffer cannot be written to")
+    if not 0 <= offset <= view.nbytes:
+        raise ValueError("offset is negative or beyond the end of the buffer")
+    return view[offset:]
 
 
 def _part(buffer: Any, offset: int, size: int | None) -> bytes:

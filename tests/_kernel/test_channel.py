@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from aioproc._kernel.channel import Channel, channel, seal
+from aioproc._kernel.channel import Channel, channel, opened_bytes, raw, seal
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.parcel import pack
 
@@ -35,6 +35,26 @@ def test_bytes_of_any_length_arrive_equal(length: int) -> None:
     data = os.urandom(length)
     left.send(pack(data))
     assert right.receive() == data
+
+
+@pytest.mark.parametrize("bits", [8_191, 8_192, 1_048_000, 1_048_576, 9_000_000])
+def test_ints_of_any_length_arrive_equal(bits: int) -> None:
+    """An int may be longer than a packet, alone and among others."""
+    left, right = channel()
+    for obj in (1 << bits, -(1 << bits), (1, 1 << bits)):
+        left.send(pack(obj))
+        assert right.receive() == obj
+
+
+def test_more_than_one_call_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is longer than the kernel reads in one call, which is 2 GiB, arrives whole."""
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, length, at: pread(fd, min(length, 100_000), at))
+    left, right = channel()
+    left.send(pack("x" * 450_000))
+    left.send(raw(b"y" * 450_000))
+    assert right.receive() == "x" * 450_000
+    assert opened_bytes(right.pull()) == b"y" * 450_000
 
 
 def test_bytes_that_wait_for_room_are_not_copied() -> None:

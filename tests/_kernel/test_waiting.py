@@ -254,6 +254,25 @@ async def test_closed_in_another_thread(counter: Counter) -> None:
         await anyio.lowlevel.checkpoint()
 
 
+async def test_those_who_wait_hear_when_another_thread_closes_it(counter: Counter) -> None:
+    """Tasks that wait for what another thread closes are told, in every loop."""
+    failed = []
+
+    async def wait() -> None:
+        with pytest.raises(ValueError, match="closed"), anyio.fail_after(10):
+            await until(counter.take, counter.handle)
+        failed.append(True)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        thread = threading.Thread(target=counter.handle.close)
+        thread.start()
+        thread.join()
+    assert failed == [True] * 3
+
+
 async def test_a_forked_child_does_not_touch_the_loop_of_its_parent(counter: Counter) -> None:
     """What its parent's loop knows is closed there without a word to that loop."""
     async with anyio.create_task_group() as group:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from multiprocessing import BufferTooShort
 from multiprocessing import Pipe as StdlibPipe
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 import aioproc
 from aioproc import Pipe, Queue, wait
+from tests.crash.killing import forked
 from tests.local import queue_children as children
 
 pytestmark = pytest.mark.anyio
@@ -85,11 +88,56 @@ async def test_bytes(size: int) -> None:
     if size:
         with pytest.raises(OSError, match="length"):
             await there.recv_bytes(size - 1)
-        with pytest.raises(OSError, match="length"):
+        with pytest.raises(BufferTooShort) as short:
             there.sync.recv_bytes_into(bytearray(size - 1))
+        assert short.value.args == (data,)
+        await here.send_bytes(data)
     buffer = bytearray(size + 3)
     assert there.sync.recv_bytes_into(buffer, 3) == size
     assert buffer == bytes(3) + data
+
+
+async def test_wrong_arguments_take_nothing() -> None:
+    """What a receive refuses beforehand it refuses at once, and the message stays."""
+    here, there = Pipe()
+    for _ in range(2):  # with no message, and with one
+        with pytest.raises(ValueError, match="negative maxlength"), anyio.fail_after(10):
+            await there.recv_bytes(-1)
+        with pytest.raises(ValueError, match="negative maxlength"):
+            there.sync.recv_bytes(-1)
+        for offset in (-1, 6):
+            with pytest.raises(ValueError, match="offset"):
+                there.sync.recv_bytes_into(bytearray(5), offset)
+        with pytest.raises(TypeError, match="written"):
+            there.sync.recv_bytes_into(b"12345")
+        await here.send_bytes(b"hello")
+    assert there.sync.recv_bytes() == b"hello"
+
+
+async def test_a_message_that_came_back_is_measured() -> None:
+    """Bytes that a cancelled receive gave back are not handed to who asked for fewer."""
+    _here, there = Pipe()
+    there._intake.give_back(b"hello")
+    with pytest.raises(OSError, match="length"):
+        await there.recv_bytes(4)
+    assert await there.recv_bytes(5) == b"hello"
+
+
+def test_what_came_back_is_not_a_forked_childs() -> None:
+    """A message that this process has taken and put back is not received by a forked child as well."""
+    here, there = Pipe()
+    queue = aioproc.Queue[str]()
+    here.sync.send_bytes(b"hello")
+    with pytest.raises(OSError, match="length"):
+        there.sync.recv_bytes(1)
+    queue._store.give_back("item")
+
+    def look() -> None:
+        assert not there.sync.poll()
+        assert queue.empty()
+
+    assert os.waitpid(forked(look), 0)[1] == 0
+    assert (there.sync.recv_bytes(), queue.get_nowait()) == (b"hello", "item")
 
 
 async def test_a_full_pipe_waits() -> None:
