@@ -64,16 +64,21 @@ class SyncMeeting(Attendance):
     def _get(self, kind: type[T], name: str, size: int | None = None) -> T:
         if self._entered and not self._member.connection.closed:
             self._tend()
-            if self._summons is None:  # nobody waited for us: are these still the names?
+            if not self._member.on_roll:  # nobody waited for us: are these still the names?
                 self._await_welcome()
         return self._table.get(kind, name, size)
 
     def _await_welcome(self) -> None:
         for _ in range(ATTEMPTS):
+            self._busy = True  # what comes is not for the signal's handler, but for who waits here
+            try:
+                if self._member.welcome_due:
+                    wait_beside_loop(self._member.stirred, self._member)
+            finally:
+                self._busy = False
+            self._tend()
             if not self._member.welcome_due:
                 return
-            wait_beside_loop(self._member.stirred, self._member)
-            self._tend()
         raise self._member.no_hub()
 
     def __enter__(self) -> SyncMeeting:
@@ -121,7 +126,7 @@ class SyncMeeting(Attendance):
                 while self._member.tend():
                     self._listen()  # and look again: what came before that is not told
             except OSError:
-                pass  # no hub can be had: the names here serve on
+                pass  # no hub can be had; who asks for a name is told
             finally:
                 self._busy = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import re
@@ -29,6 +30,7 @@ import aioproc
 from aioproc._kernel import door, names
 from aioproc._kernel import hub as hubs
 from aioproc._kernel.rights import rights
+from tests.crash.killing import forked
 from tests.hubs import ended, hubs_at, kill_hub, meeting_place
 
 path = pytest.fixture(meeting_place, name="path")
@@ -253,6 +255,19 @@ def test_killed_holder(path: str) -> None:
         assert lock.abandoned
 
 
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_without_standard_streams(path: str, number: int) -> None:
+    """A program that has closed its standard streams, as an old daemon does, starts a hub as well."""
+
+    def meet() -> None:
+        for fd in range(number):
+            os.close(fd)
+        with aioproc.meet_sync(path) as hub, hub.Lock("lock"):
+            pass
+
+    assert os.waitstatus_to_exitcode(os.waitpid(forked(meet), 0)[1]) == 0
+
+
 # When the hub is killed
 
 
@@ -322,6 +337,45 @@ def test_outside_the_main_thread(path: str) -> None:
             with pytest.raises(RuntimeError, match="given anew without this member"):
                 thread.submit(lambda: hub.Lock("lock")).result()
         thread.submit(hub.__exit__, None, None, None).result()
+
+
+def no_descriptor(path: str) -> Any:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+
+
+@pytest.mark.anyio
+async def test_member_that_finds_no_hub(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for a member that has no descriptor to spare when its hub dies; it is told so."""
+    async with aioproc.meet(path) as hub:
+        hub.Queue("jobs")
+        with monkeypatch.context() as patch, anyio.fail_after(10):
+            patch.setattr(door, "entered", no_descriptor)
+            await anyio.to_thread.run_sync(kill_hub, path)
+            await hub._watch_ended.wait()
+        with anyio.fail_after(10):
+            async with aioproc.meet(path) as newcomer:
+                newcomer.Queue("jobs")
+        with pytest.raises(RuntimeError, match="Too many open files"):
+            hub.Queue("jobs")
+
+
+def test_member_that_finds_no_hub_at_once(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for one without a loop; it tries again when it next asks."""
+    with aioproc.meet_sync(path) as hub:
+        hub.Queue("jobs").put("old")
+        with monkeypatch.context() as patch:
+            patch.setattr(door, "entered", no_descriptor)
+            kill_hub(path)
+            with pytest.raises(RuntimeError, match="Too many open files"):
+                hub.Queue("jobs")
+        assert hub.Queue("jobs").get() == "old"
+        with monkeypatch.context() as patch:
+            patch.setattr(door, "entered", no_descriptor)
+            kill_hub(path)
+        with programs(("stay", path, "sync")) as (newcomer,):
+            assert line_of(newcomer) == "in"
+            with pytest.raises(RuntimeError, match="given anew without this member"):
+                hub.Queue("jobs")
 
 
 @pytest.mark.anyio

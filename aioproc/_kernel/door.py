@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from aioproc._kernel.bundle import close_all
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.hub import ROLL, peer_uid, vacant
 from aioproc._kernel.names import identity
@@ -182,10 +183,12 @@ def _start(path: str, listener: socket.socket, roll: int) -> None:
     from multiprocessing.spawn import get_executable
 
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    own = os.open(f"/proc/self/fd/{roll}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # ours has the flock
-    passed = (listener.fileno(), own)
-    command = [get_executable(), "-I", "-S", "-c", _CODE, package, path, *map(str, passed)]
+    passed: list[int] = []
     try:
+        passed.append(_beyond_standard(os.dup(listener.fileno())))
+        own = os.open(f"/proc/self/fd/{roll}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        passed.append(_beyond_standard(own))  # ours has the flock
+        command = [get_executable(), "-I", "-S", "-c", _CODE, package, path, *map(str, passed)]
         with subprocess.Popen(
             command,
             pass_fds=passed,
@@ -197,7 +200,15 @@ def _start(path: str, listener: socket.socket, roll: int) -> None:
         ) as starter:
             _, complaints = starter.communicate()
     finally:
-        os.close(own)
+        close_all(passed)
     if starter.returncode > 0:
         text = complaints.decode(errors="replace").strip()
         raise OSError(f"the hub of {path} could not be started: {text}")
+
+
+def _beyond_standard(fd: int) -> int:
+    """The same under a number that is no standard stream's, which this program may have closed."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)

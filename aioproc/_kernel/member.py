@@ -50,6 +50,7 @@ class Member:
         self.path = path
         self.names: Names | None = None
         self.parted = False
+        self._lost: OSError | None = None  # why no hub could be had when the last one died
         self.connection = Handle(-1)
         self.on_roll = True
         self._roll: Handle | None = None
@@ -118,7 +119,7 @@ class Member:
         return packet, bundle.received(ancillary)
 
     def _adopt(self, table: Names, roll: Handle | None) -> None:
-        self.welcome_due = False
+        self.welcome_due, self._lost = False, None
         if self.names is None:
             self.names = table
         else:
@@ -142,8 +143,15 @@ class Member:
             Whether the connection is another one now.
 
         Raises:
-            OSError: No hub can be had; the names that this member has still serve it.
+            OSError: No hub can be had; the next call tries again.
         """
+        try:
+            return self._tend()
+        except OSError as error:
+            self._stand_aside(error)
+            raise
+
+    def _tend(self) -> bool:
         before = self.connection
         for _ in range(ATTEMPTS):
             try:
@@ -157,6 +165,16 @@ class Member:
             except EOFError:
                 self.knock()
         raise self.no_hub()
+
+    def _stand_aside(self, error: OSError) -> None:
+        """Bring no names to a next hub, so let nobody wait for them; they may be given anew meanwhile."""
+        self._lost, self.on_roll = error, False
+        if self._roll is not None:
+            self._roll.close()
+        try:
+            SocketView(self.connection).shutdown(socket.SHUT_RDWR)  # the next `tend` begins with its end
+        except (OSError, ValueError):
+            pass
 
     def tend_for_loop(self) -> None:
         """`tend`, for a member whose loop was told by `served_by_loop`."""
@@ -188,6 +206,10 @@ class Member:
         if self.parted:
             raise RuntimeError(
                 f"the names of {os.path.basename(self.path)} were given anew without this member"
+            )
+        if self._lost is not None:
+            raise RuntimeError(
+                f"the hub of {os.path.basename(self.path)} died and no other was found: {self._lost}"
             )
         return self.names
 
