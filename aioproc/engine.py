@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from aioproc._kernel.background import Loop, Stop, Ticket, running_loop
 from aioproc._kernel.wire import Call
@@ -83,6 +84,7 @@ class Books:
         self._for_room: deque[Ticket] = deque()
         self._for_end: list[Ticket] = []
         self._maps = 0  # that are awaited
+        self.iterations: WeakSet[Any] = WeakSet()  # that must learn of a termination
         self._over = False  # the engine was told to end
         self._done = 0
         self._failed = 0
@@ -266,6 +268,8 @@ class Books:
             whole.cancel()
         if self._engine is not None:
             self._engine.terminate(self._open)
+        for iteration in list(self.iterations):
+            iteration.terminated()
 
     async def join(self) -> None:
         """Wait until everything is settled and the workers have ended."""

@@ -250,6 +250,7 @@ class Executors:
             pid, seconds, returned, value, text = future.result()
         except BaseException as failure:
             self._failed(task, executor, failure)
+            self._feed()
             return
         self._running.discard(task)
         task.result.pid, task.result.started, task.result.elapsed = pid, True, seconds
@@ -257,8 +258,7 @@ class Executors:
             task.result._settle(value)
         else:
             error = RemoteError(value) if isinstance(value, str) else value
-            error.__cause__ = RemoteTraceback(text)
-            task.result._raise(error)
+            task.result._raise(_caused(error, RemoteTraceback(text)))
         self._feed()
 
     def _failed(self, task: _Task, executor: Executor, failure: BaseException) -> None:
@@ -272,7 +272,6 @@ class Executors:
             self._waiting.append(task)
         else:
             task.result._raise(self._told(failure))
-        self._feed()
 
     def _told(self, failure: BaseException) -> BaseException:
         if isinstance(failure, BrokenExecutor) or type(failure).__name__ in DEAD_WORKER:
@@ -280,6 +279,14 @@ class Executors:
             died.__cause__ = failure
             return died
         return failure
+
+
+def _caused(error: BaseException, cause: BaseException) -> BaseException:
+    """The error with its cause, which is not assigned to: a frozen dataclass refuses that."""
+    try:
+        raise error from cause
+    except BaseException as caught:
+        return caught.with_traceback(None)
 
 
 def _starts_processes(executor: Executor) -> bool:

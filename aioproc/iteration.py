@@ -103,6 +103,7 @@ class Results(_Iteration[T]):
             self._close = getattr(items, "aclose", None)
         else:
             self._chunks = _chunks(iter(source), chunksize)
+        books.iterations.add(self)
 
     def __len__(self) -> int:
         if self._length is None:
@@ -132,12 +133,10 @@ class Results(_Iteration[T]):
     async def _some(self) -> None:
         """Wait until there is at least one result; StopAsyncIteration when there are no more."""
         while not self._items:
-            if self._books.state == "terminated":
-                self._exhausted = True
             self._fill()
             result = self._next_ended()
             if result is not None:
-                value = result._opened()
+                value = _opened(result)
                 if self._single:
                     self._items.append(value)
                 else:
@@ -227,6 +226,14 @@ class Results(_Iteration[T]):
             self._exhausted = True
             self._tell()
 
+    def terminated(self) -> None:
+        """The pool was: what is left of the input will not be read, and who waits for it learns of that."""
+        if not self._exhausted:
+            self._fail(CancelledError(f"the pool was terminated before {self._name} had all its input"))
+            if self._feeding is not None:
+                self._feeding()
+            self._tell()
+
     def _leave(self) -> None:
         self._exhausted = True
         if self._feeding is not None:
@@ -269,7 +276,7 @@ class Stream(_Iteration[T]):
             result = self._begun()
             if result.ready():
                 self._over = True
-                result._opened()
+                _opened(result)
             else:
                 await self._news()
         result = self._begun()
@@ -304,6 +311,14 @@ class Stream(_Iteration[T]):
 
     def __repr__(self) -> str:
         return f"<Stream of {self._name}: {self._taken} taken>"
+
+
+def _opened(result: AsyncResult[Any]) -> Any:
+    """Its value; a call's own StopAsyncIteration is not our end, so it comes out as from a generator."""
+    try:
+        return result._opened()
+    except StopAsyncIteration as error:
+        raise RuntimeError(f"{result.name} raised StopAsyncIteration") from error
 
 
 def _let_go(result: AsyncResult[Any]) -> None:

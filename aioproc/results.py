@@ -229,7 +229,9 @@ class AsyncResult(Generic[T]):
                 self._error_callback(self._error)
             elif self._error is None and self._callback is not None:
                 self._callback(self._value)
-        except Exception:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # also asyncio's CancelledError, of some future that the callback looks at
             log.exception("a callback of %r raised", self)
 
     def __repr__(self) -> str:

@@ -204,6 +204,9 @@ class Workers:
             task.result.started = False
             self._dealer.give_back([task])
             return
+        if self._staff.broken is not None and station.died_on_purpose:
+            task.result._raise(again(self._staff.broken))
+            return
         message = f"the worker (pid {station.pid}) that ran {task.result.name} died: {ending(code)}"
         task.result._raise(WorkerDied(message, station.pid, code))
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -313,3 +314,39 @@ def remember(what: Any) -> None:
 def remembered(_: object = None) -> Any:
     """What that left."""
     return _remembered[0]
+
+
+async def first_item(items: list[int]) -> int:
+    """The first of the items; StopAsyncIteration when there is none."""
+
+    async def each() -> AsyncIterator[int]:
+        for item in items:
+            yield item
+
+    return await anext(each())
+
+
+def stop_midway() -> Iterator[int]:
+    """Yield one item, and raise StopAsyncIteration."""
+    yield 1
+    raise StopAsyncIteration
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    """No attribute of it can be assigned to."""
+
+
+def fail_frozen() -> None:
+    raise FrozenError
+
+
+class WordlessError(BaseException):
+    """It is no Exception, and has no text."""
+
+    def __str__(self) -> str:
+        raise LookupError("no text")
+
+
+def fail_without_words() -> None:
+    raise WordlessError

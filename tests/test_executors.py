@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import pytest
 
-from aioproc import AsyncPool, Queue, RemoteTraceback, WorkerDied
+from aioproc import AsyncPool, AsyncResult, Queue, RemoteTraceback, WorkerDied
 from aioproc._kernel import stuck, there
 from tests import tasks
 
@@ -165,6 +165,27 @@ async def test_a_death_breaks_an_instance() -> None:
                 assert isinstance(caught.value.__cause__, concurrent.futures.BrokenExecutor)
                 with pytest.raises(WorkerDied):
                     await pool.apply(tasks.square, (1,))
+
+
+async def test_many_calls_wait_for_an_instance_that_breaks() -> None:
+    """Each of them fails, however many there are."""
+    with processes() as executor:
+        async with AsyncPool(executor=executor) as pool:
+            results: list[AsyncResult[object]] = [pool.submit(tasks.die)]
+            results += [pool.submit(tasks.square, number) for number in range(sys.getrecursionlimit())]
+            with anyio.fail_after(20):
+                for result in results:
+                    await result.wait()
+            with pytest.raises(WorkerDied):
+                await results[-1]
+
+
+async def test_exception_that_is_frozen(executor: Executor) -> None:
+    """It comes with its traceback as any other, although nothing can be assigned to it."""
+    async with AsyncPool(executor=executor) as pool:
+        with anyio.fail_after(20), pytest.raises(tasks.FrozenError) as caught:
+            await pool.submit(tasks.fail_frozen).get()
+        assert "fail_frozen" in str(caught.value.__cause__)
 
 
 @pytest.mark.parametrize("name", ["processes", "loky"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from typing import Any
 
@@ -9,7 +10,7 @@ import anyio
 import pytest
 
 import aioproc
-from aioproc import Process, ProcessDied, ProcessGroup
+from aioproc import Process, ProcessDied, ProcessGroup, RemoteError
 from tests.local import process_targets as targets
 from tests.local.test_process import Words, words
 
@@ -45,6 +46,16 @@ async def test_first_failure_stops_the_rest(words: Words) -> None:
     assert waiting is not None
     assert waiting.exitcode == -signal.SIGTERM
     assert await words.next() == "finally"
+
+
+async def test_a_member_that_cancels_itself_has_failed() -> None:
+    """A CancelledError in a child is a failure there, and cancels nobody here."""
+    with pytest.raises(ExceptionGroup) as caught:
+        async with ProcessGroup() as group:
+            p: Process[Any] = await group.start(targets.plain_raise, asyncio.CancelledError("in the child"))
+    assert caught.group_contains(RemoteError, match="CancelledError: in the child")
+    with pytest.raises(RemoteError, match="CancelledError: in the child"):
+        await p.result()
 
 
 async def test_failure_of_the_body_stops_all(words: Words) -> None:

@@ -8,7 +8,7 @@ import os
 import re
 import threading
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -237,6 +237,22 @@ async def test_iterable_that_raises_midway() -> None:
             await pool.map(tasks.square, broken_async())
 
 
+async def test_a_call_that_raises_stop_async_iteration() -> None:
+    """It ends no iteration early: no result behind it is lost in silence."""
+    async with AsyncPool(1) as pool:
+        for chunksize in (1, 2):
+            with pytest.raises(RuntimeError, match="StopAsyncIteration") as caught:
+                await pool.map(tasks.first_item, [[1], [], [2]], chunksize)
+            assert isinstance(caught.value.__cause__, StopAsyncIteration)
+        results = pool.imap(tasks.first_item, [[1], [], [2]])
+        assert await anext(results) == 1
+        with pytest.raises(RuntimeError, match="StopAsyncIteration"):
+            await anext(results)
+        assert [item async for item in results] == [2]
+        with pytest.raises(RuntimeError, match="StopAsyncIteration"):
+            [item async for item in pool.stream(tasks.stop_midway)]
+
+
 class _Input:
     """An async iterator that raises in ``__anext__`` and in ``aclose``."""
 
@@ -310,16 +326,18 @@ async def test_callbacks() -> None:
     assert (heard[1][0], heard[1][1].args, heard[1][2]) == ("error", error.args, True)
 
 
-async def test_callback_that_raises(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", [LookupError, asyncio.CancelledError])
+async def test_callback_that_raises(caplog: pytest.LogCaptureFixture, kind: type[BaseException]) -> None:
     """It is reported, and the pool lives."""
 
     def wrong(value: object) -> None:
-        raise LookupError("in a callback")
+        raise kind("in a callback")
 
     async with AsyncPool(1) as pool:
         result = pool.apply_async(tasks.square, (3,), callback=wrong)
-        assert await result == 9
-        assert await pool.apply(tasks.square, (4,)) == 16
+        with anyio.fail_after(10):
+            assert await result == 9
+            assert await pool.apply(tasks.square, (4,)) == 16
     assert "in a callback" in caplog.text
 
 
@@ -487,6 +505,52 @@ async def test_terminate() -> None:
         assert result.cancelled()
         with pytest.raises(concurrent.futures.CancelledError):
             await result
+
+
+async def test_terminate_while_a_map_waits_for_its_input() -> None:
+    """Who awaits results of it learns that they will not come, and the input is closed."""
+    closed: list[str] = []
+
+    async def one_item(name: str) -> AsyncIterator[int]:
+        try:
+            yield 1
+            await anyio.sleep_forever()
+        finally:
+            closed.append(name)
+
+    async def fails(wait: Callable[[], Awaitable[object]]) -> None:
+        with pytest.raises(concurrent.futures.CancelledError):
+            await wait()
+
+    async def all_of(results: AsyncIterator[int]) -> list[int]:
+        return [result async for result in results]
+
+    pool = AsyncPool(1)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(fails, lambda: pool.map(tasks.square, one_item("map")))
+            group.start_soon(fails, lambda: all_of(pool.imap(tasks.square, one_item("imap"))))
+            while pool.stats().done < 2:
+                await anyio.sleep(0.005)
+            pool.terminate()
+        await pool.join()
+        while len(closed) < 2:
+            await anyio.sleep(0.005)
+
+
+async def test_terminate_when_an_imap_is_half_way() -> None:
+    """Also between two of its calls: a part of the results is not taken for all of them."""
+    pool = AsyncPool(1)
+    results = pool.imap(tasks.square, range(100))
+    assert await anext(results) == 0
+    with anyio.fail_after(10):
+        while pool.stats().running or pool.stats().queued:
+            await anyio.sleep(0.005)
+    pool.terminate()
+    assert await anext(results) == 1
+    with pytest.raises(concurrent.futures.CancelledError):
+        [result async for result in results]
+    await pool.join()
 
 
 async def test_terminate_within_grace(tmp_path: Path) -> None:

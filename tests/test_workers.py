@@ -24,7 +24,7 @@ import pytest
 import sniffio
 
 import aioproc
-from aioproc import AsyncPool, AsyncResult, WorkerDied
+from aioproc import AsyncPool, AsyncResult, RemoteError, WorkerDied
 from tests import tasks
 
 pytestmark = pytest.mark.anyio
@@ -421,12 +421,27 @@ async def test_initializer_that_raises() -> None:
         assert pool.stats().restarts == 0
 
 
-async def test_what_a_broken_pool_takes_back_fails(pipe: Callable[[str], Path], tmp_path: Path) -> None:
-    """A call that a worker had in hand, and would have been run again, when no worker can start any more."""
+async def test_exception_without_a_text() -> None:
+    """Its call, or the pool whose initializer raised it, fails as with any other."""
+    with anyio.fail_after(10):
+        async with AsyncPool(1) as pool:
+            with pytest.raises(RemoteError, match="WordlessError"):
+                await pool.apply(tasks.fail_without_words)
+            assert await pool.apply(tasks.square, (3,)) == 9
+        async with AsyncPool(1, tasks.fail_without_words) as pool:
+            with pytest.raises(WorkerDied, match=r"initializer raised .*WordlessError"):
+                await pool.apply(tasks.square, (3,))
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+async def test_what_a_broken_pool_takes_back_fails(
+    pipe: Callable[[str], Path], tmp_path: Path, retries: int
+) -> None:
+    """A call that a worker had in hand when no worker can start any more fails with the reason of that."""
     mark, waiting = tmp_path / "mark", pipe("waiting")
     pool = AsyncPool(2, initializer=tasks.initialize_unless, initargs=(str(mark),))
     await pool.map(tasks.square, range(4), 1)
-    result = pool.options(retries=1).submit(tasks.wait_for, str(waiting))
+    result = pool.options(retries=retries).submit(tasks.wait_for, str(waiting))
     mark.touch()
     with pytest.raises(WorkerDied):
         await pool.apply(tasks.die)
@@ -462,8 +477,9 @@ SOMEBODY_CANCELS: dict[str, tuple[str, Callable[[AsyncPool], AsyncResult[Any]]]]
 }
 
 
+@pytest.mark.parametrize("begun", [True, False])
 @pytest.mark.parametrize("when", SOMEBODY_CANCELS)
-async def test_somebody_cancels_all_tasks(when: str) -> None:
+async def test_somebody_cancels_all_tasks(when: str, begun: bool) -> None:
     """As many an asyncio program does before its end: who waits for the pool goes on all the same."""
     if sniffio.current_async_library() == "trio":
         pytest.skip("nobody can do that there")
@@ -476,7 +492,8 @@ async def test_somebody_cancels_all_tasks(when: str) -> None:
         with anyio.fail_after(10):
             while not (found := [t for t in asyncio.all_tasks() if t.get_name().startswith(name)]):
                 await anyio.sleep(0)
-            await anyio.sleep(0)
+            if begun:
+                await anyio.sleep(0)
             for task in found:
                 task.cancel()
             if "large" in when:

@@ -11,10 +11,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.waiting import running_backend
+
+if TYPE_CHECKING:
+    import asyncio
 
 Stop = Callable[[], object]
 T = TypeVar("T")
@@ -81,13 +84,35 @@ class _AsyncioLoop:
         return self._loop.call_later(seconds, call).cancel
 
     def spawn(self, work: Callable[[], Awaitable[None]], name: str) -> Stop:
-        async def run() -> None:
-            await work()
+        task: asyncio.Task[None]
+        begun = stopped = False
 
-        task = self._loop.create_task(run(), name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task.cancel
+        def start(cancelled: bool) -> None:
+            nonlocal task
+
+            async def run() -> None:
+                nonlocal begun
+                begun = True
+                if cancelled:
+                    task.cancel()  # at its first wait
+                await work()
+
+            task = self._loop.create_task(run(), name=name)
+            self._tasks.add(task)
+            task.add_done_callback(ended)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not begun and not stopped:  # somebody cancels all tasks: it must learn of that, to clean up
+                start(cancelled=True)
+
+        def stop() -> None:
+            nonlocal stopped
+            stopped = True
+            task.cancel()
+
+        start(cancelled=False)
+        return stop
 
     def ticket(self) -> Ticket:
         ticket: Ticket = self._loop.create_future()
