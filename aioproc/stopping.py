@@ -70,9 +70,17 @@ class Stopper:
             stop()
 
     def _kill_if_only(self, task: Task, station: Station) -> None:
-        """Kill a worker that did not let go of a stopped task, unless others would be lost with it."""
+        """Kill a worker that did not let go of a stopped task, as soon as no others would be lost."""
         if station.sent.get(task.number) is task:
             self._dealer.give_back(station.take_back())
-            if len(station.sent) == 1:
-                self._kill(station)
+            station.holds_on = True
+            self._dealer.leave_out(station)
+            if not station.retired:
+                station.retire()
+            self.kill_if_done(station)
             self._dealer.feed_all()
+
+    def kill_if_done(self, station: Station) -> None:
+        """Kill a worker that holds on to stopped tasks, and now has no others."""
+        if station.holds_on and all(task.result.ready() for task in station.sent.values()):
+            self._kill(station)

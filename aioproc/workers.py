@@ -162,6 +162,8 @@ class Workers:
     def heard(self, station: Station) -> None:
         """Take in what a worker has sent, and send it more."""
         self.hear_all(station)
+        if station.holds_on:
+            self._stopper.kill_if_done(station)
         if not station.ready or station not in self._stations:
             return
         if not self._staff.closed or self._dealer.waiting or station.sent or station.retired:

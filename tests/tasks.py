@@ -350,3 +350,11 @@ class WordlessError(BaseException):
 
 def fail_without_words() -> None:
     raise WordlessError
+
+
+async def wait_for_file(path: str, started: str) -> int:
+    """Write to a file that it has begun, and wait until another one is there."""
+    Path(started).touch()
+    while not Path(path).exists():
+        await anyio.sleep(0.005)
+    return os.getpid()

@@ -302,6 +302,26 @@ async def test_plain_functions_beside_coroutines() -> None:
         assert [await result for result in results] == [n * n for n in range(50) for _ in range(2)]
 
 
+async def test_coroutines_that_do_not_let_go(tmp_path: Path) -> None:
+    """Their worker is replaced, but not before the one that was not stopped has ended."""
+    started, go = [tmp_path / name for name in "abc"], tmp_path / "go"
+    async with AsyncPool(1, tasks_per_worker=3) as pool:
+        stopped = [pool.submit(tasks.hold_on, str(path)) for path in started[:2]]
+        spared = pool.submit(tasks.wait_for_file, str(go), str(started[2]))
+        for path in started:
+            await exists(path)
+        for result in stopped:
+            result.cancel()
+        behind = pool.submit(tasks.square, 3)
+        with anyio.fail_after(10):
+            while pool.stats().workers[0].state != "ending":
+                await anyio.sleep(0.005)
+            go.touch()
+            assert await spared == spared.pid
+            assert await behind == 9
+            assert behind.pid != spared.pid
+
+
 # Streams
 
 

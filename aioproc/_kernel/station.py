@@ -43,6 +43,7 @@ class Station:
         sent: Tasks sent and not heard of again, in order; a worker takes them in this order.
         ready: It has started and its initializer has succeeded.
         retired: It gets no more tasks.
+        holds_on: It did not let go of a task that was stopped.
         since: When its oldest task became its oldest.
         assigned: How many tasks it has been sent, without those taken back.
         done: How many outcomes it has sent home.
@@ -53,6 +54,7 @@ class Station:
         self.sent: dict[int, Any] = {}
         self.ready = False
         self.retired = False
+        self.holds_on = False
         self.since = 0.0
         self.assigned = 0
         self.done = 0
