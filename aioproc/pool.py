@@ -428,7 +428,7 @@ class AsyncPool:
 
         Args:
             timeout: Seconds from the call on; then it is stopped and raises TimeoutError.
-            retries: How often a call whose worker died is run again.
+            retries: How often a call whose worker died is run again; a stream, only before its first item.
             grace: Seconds that a plain function has for its ``finally``, after a KeyboardInterrupt in it,
                 when it must be stopped; 0 kills its worker at once.
             name: What the calls are named in statistics.

@@ -233,6 +233,7 @@ class Workers:
             if task is None or task.result.ready():
                 message.drop()
             else:
+                task.retries = 0  # its consumer would get these items once more
                 hand_over(task.item, message)
         elif kind == Kind.READY:
             message.drop()

@@ -358,3 +358,12 @@ async def wait_for_file(path: str, started: str) -> int:
     while not Path(path).exists():
         await anyio.sleep(0.005)
     return os.getpid()
+
+
+def yield_and_die(count: int, mark: str) -> Iterator[int]:
+    """Die before the first item the first time, else after so many."""
+    if not os.path.exists(mark):
+        Path(mark).touch()
+        die()
+    yield from range(count)
+    die()

@@ -417,6 +417,14 @@ async def test_stream_that_another_task_leaves(begun: bool, pipe: Callable[[str]
         assert seen == []
 
 
+async def test_stream_is_run_again_only_before_its_first_item(pool: AsyncPool, tmp_path: Path) -> None:
+    """Its consumer gets no item twice."""
+    stream = pool.options(retries=9).stream(tasks.yield_and_die, 3, str(tmp_path / "mark"))
+    assert [await anext(stream) for _ in range(3)] == [0, 1, 2]
+    with anyio.fail_after(10), pytest.raises(WorkerDied):
+        await anext(stream)
+
+
 # Starts and ends
 
 
