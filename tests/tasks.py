@@ -367,3 +367,8 @@ def yield_and_die(count: int, mark: str) -> Iterator[int]:
         die()
     yield from range(count)
     die()
+
+
+def run_a_loop(number: int) -> int:
+    """A plain function with an event loop of its own."""
+    return anyio.run(square_later, number)

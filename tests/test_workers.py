@@ -322,6 +322,16 @@ async def test_coroutines_that_do_not_let_go(tmp_path: Path) -> None:
             assert behind.pid != spared.pid
 
 
+async def test_a_plain_function_with_its_own_loop() -> None:
+    """It may have one whether its worker has run coroutines before or not."""
+    if sniffio.current_async_library() == "trio":
+        pytest.skip("trio has no way to run a loop within its own")
+    async with AsyncPool(1) as pool:
+        for _ in range(2):
+            assert await pool.apply(tasks.run_a_loop, (3,)) == 9
+            assert await pool.apply(tasks.square_later, (4,)) == 16
+
+
 # Streams
 
 

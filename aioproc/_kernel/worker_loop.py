@@ -6,7 +6,9 @@ up nobody.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -14,7 +16,7 @@ from anyio.lowlevel import checkpoint
 
 from aioproc._kernel.channel import Crowded
 from aioproc._kernel.parcel import pack
-from aioproc._kernel.waiting import until
+from aioproc._kernel.waiting import asyncio_loop, until
 from aioproc._kernel.wire import STREAM_AHEAD, Kind, Mail, addressed
 from aioproc._kernel.worker import Call
 
@@ -27,15 +29,16 @@ if TYPE_CHECKING:
 def serve_in_a_loop(worker: Worker, first: Call) -> None:
     """Serve the pool until it has nothing more, beginning with a call that has been taken."""
     backend, options = worker.loop
-    anyio.run(_Desk(worker).serve, first, backend=backend, backend_options=options)
+    anyio.run(_Desk(worker, copy_context()).serve, first, backend=backend, backend_options=options)
 
 
 class _Desk:
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, context: Context) -> None:
         self._worker = worker
         self._scopes: dict[int, anyio.CancelScope] = {}
         self._free = anyio.Semaphore(worker.tasks_at_once)
         self._credit_came = anyio.Event()
+        self._context = context
         worker.controls.cancel = self._cancel
 
     async def serve(self, first: Call) -> None:
@@ -62,7 +65,8 @@ class _Desk:
             await self._free.acquire()
             calls.start_soon(self._run, call)
         else:
-            self._worker.run_here(call)
+            with _out_of_the_loop():
+                self._context.run(self._worker.run_here, call)
 
     async def _run(self, call: Call) -> None:
         outcome: Mail | None = None
@@ -126,6 +130,29 @@ class _Desk:
     def _cancel(self, task: int) -> None:
         if task in self._scopes:
             self._scopes[task].cancel()
+
+
+@contextmanager
+def _out_of_the_loop() -> Iterator[None]:
+    """A plain function may run a loop of its own, or refuse one, whatever this worker did before.
+
+    Source: the asyncio documentation, "Extending" (_leave_task, _enter_task).
+    """
+    loop = asyncio_loop()
+    if loop is None:  # trio has no way
+        yield
+        return
+    import asyncio
+
+    task = asyncio.current_task(loop)
+    assert task is not None
+    asyncio._leave_task(loop, task)
+    asyncio._set_running_loop(None)
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(loop)
+        asyncio._enter_task(loop, task)
 
 
 async def _async_items(items: Any) -> AsyncIterator[Any]:
