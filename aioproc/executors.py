@@ -23,6 +23,7 @@ from aioproc._kernel.wire import Call
 from aioproc.errors import RemoteError, RemoteTraceback, WorkerDied
 from aioproc.orders import Item, Settings, WorkerStats
 from aioproc.results import AsyncResult
+from aioproc.staff import again
 
 __all__ = ["Executors"]
 
@@ -86,7 +87,7 @@ class Executors:
     def submit(self, order: _Task) -> None:
         """Take on a call that has its result."""
         if self._failure is not None:
-            order.result._raise(self._failure)
+            order.result._raise(_like(self._failure))
             return
         self._waiting.append(order)
         self._feed()
@@ -163,7 +164,7 @@ class Executors:
     def _give_up(self, failure: BaseException) -> None:
         self._failure = failure
         for task in self._waiting:
-            task.result._raise(failure)
+            task.result._raise(_like(failure))
         self._waiting.clear()
 
     def _take_in(self, executor: Executor) -> None:
@@ -287,6 +288,11 @@ def _caused(error: BaseException, cause: BaseException) -> BaseException:
         raise error from cause
     except BaseException as caught:
         return caught.with_traceback(None)
+
+
+def _like(failure: BaseException) -> BaseException:
+    """The same failure for another call, with the traceback that it has from the executor's maker."""
+    return again(failure).with_traceback(failure.__traceback__)
 
 
 def _starts_processes(executor: Executor) -> bool:

@@ -95,12 +95,20 @@ async def interrupted() -> None:
         await pool.apply(time.sleep, (600,))
 
 
+async def cancelled_and_left() -> None:
+    """Cancels calls that run, and ends while their workers are being replaced, without closing the pool."""
+    pool = AsyncPool(2)
+    await pool.map(tasks.square, range(2), 1)
+    with anyio.move_on_after(0.1):
+        await pool.map(time.sleep, [600, 600], 1)
+    say("cancelled")
+
+
 if __name__ == "__main__":
     assert os.environ.get("PYTHONPATH") is not None
     backend = sys.argv[2]
-    program = {each.__name__: each for each in (killed_parent, unclosed, signalled, starting, interrupted)}[
-        sys.argv[1]
-    ]
+    programs = (killed_parent, unclosed, signalled, starting, interrupted, cancelled_and_left)
+    program = {each.__name__: each for each in programs}[sys.argv[1]]
     if backend == "trio":
         aioproc.run(program, backend="trio")
     else:

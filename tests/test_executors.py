@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -186,6 +187,23 @@ async def test_exception_that_is_frozen(executor: Executor) -> None:
         with anyio.fail_after(20), pytest.raises(tasks.FrozenError) as caught:
             await pool.submit(tasks.fail_frozen).get()
         assert "fail_frozen" in str(caught.value.__cause__)
+
+
+async def test_each_call_of_a_factory_that_fails_raises_its_own() -> None:
+    """One exception for all would grow a traceback, and keep the frames, of every call."""
+
+    def make() -> Executor:
+        raise LookupError("no executor")
+
+    async with AsyncPool(executor=make) as pool:
+        failures = []
+        for _ in range(3):
+            with pytest.raises(LookupError, match="no executor") as caught:
+                await pool.apply(tasks.square, (1,))
+            failures.append(caught.value)
+    assert len({id(failure) for failure in failures}) == 3
+    assert all(traceback.extract_tb(failure.__traceback__)[-1].name == "make" for failure in failures)
+    assert len({len(traceback.extract_tb(failure.__traceback__)) for failure in failures[1:]}) == 1
 
 
 @pytest.mark.parametrize("name", ["processes", "loky"])

@@ -9,6 +9,7 @@ import re
 import threading
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextvars import Context
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -603,6 +604,20 @@ async def test_leaving_when_cancelled(tmp_path: Path) -> None:
             second = pool.submit(tasks.sleep, 60)
     assert first.cancelled()
     assert second.cancelled()
+
+
+async def test_first_call_in_a_callback() -> None:
+    """A loop's callback, where no task runs, may make the first call of a pool."""
+    if sniffio.current_async_library() == "trio":
+        pytest.skip("asyncio's own")
+    loop = asyncio.get_running_loop()
+    for pool in (AsyncPool(1), AsyncPool(executor=concurrent.futures.ThreadPoolExecutor)):
+        async with pool:
+            heard: asyncio.Future[int] = loop.create_future()
+            call = partial(pool.apply_async, tasks.square, (3,), callback=heard.set_result)
+            loop.call_soon(call, context=Context())  # anyio has noted nothing there, as under asyncio.run
+            with anyio.fail_after(10):
+                assert await heard == 9
 
 
 async def test_another_loop() -> None:

@@ -336,6 +336,13 @@ async def test_a_plain_function_with_its_own_loop() -> None:
 
 
 @pytest.mark.parametrize("func", [tasks.count_to, tasks.count_to_async])
+async def test_generator_that_is_no_stream(pool: AsyncPool, func: Any) -> None:
+    """A generator given to `apply` is an error that names what it is for."""
+    with pytest.raises(TypeError, match=r"is a generator: AsyncPool\.stream\(\)"):
+        await pool.apply(func, (3,))
+
+
+@pytest.mark.parametrize("func", [tasks.count_to, tasks.count_to_async])
 async def test_stream(pool: AsyncPool, func: Any) -> None:
     """Everything that a generator yields arrives in order, several streams beside each other."""
     assert [item async for item in pool.stream(func, 100)] == list(range(100))

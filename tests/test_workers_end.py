@@ -107,3 +107,12 @@ def test_ctrl_c(program: Program) -> None:
     assert err.strip().splitlines()[-1].startswith("KeyboardInterrupt")
     assert "WorkerDied" not in err
     assert parent.returncode != 0
+
+
+def test_ends_while_workers_are_replaced(program: Program) -> None:
+    """A program ends at once though the pool, which nobody closed, is about to replace workers."""
+    parent = program("cancelled_and_left")
+    assert line(parent) == "cancelled"
+    out, err = parent.communicate(timeout=20)
+    assert (out, err) == ("", "")
+    assert parent.returncode == 0

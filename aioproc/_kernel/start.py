@@ -67,15 +67,21 @@ def _register(child: Child, launch: Launch) -> None:
 
 
 async def _in_a_thread(launch: Launch) -> None:
-    """Launch in a thread; a cancellation is heard once the thread has undone what it did."""
-    import anyio
+    """Launch in a thread; a cancellation is heard once the thread has undone what it did.
 
+    A thread of our own, which ends with the launch: one of anyio's waits for its loop to end it, and never
+    ends if it was made while asyncio.run() was ending already, as a pool may do that replaces a worker.
+    """
     run = _Run(launch)
     try:
-        await anyio.to_thread.run_sync(run.work, abandon_on_cancel=True, limiter=_limiter())
+        async with _limiter():
+            threading.Thread(target=run.work, name="aioproc start").start()
+            await run.ended.wait()
+        if run.failure is not None:
+            raise run.failure
     except BaseException:  # a cancellation; trio also raises KeyboardInterrupt here
         if run.leave():
-            await shielded(run.undone.wait)
+            await shielded(run.ended.wait)
         raise
 
 
@@ -90,7 +96,8 @@ class _Run:
         self._guard = threading.Lock()
         self._state = "new"
         self._left = False
-        self.undone = anyio.Event()
+        self.ended = anyio.Event()  # and undone, if nobody waited any more
+        self.failure: BaseException | None = None
 
     def work(self) -> None:
         """Launch (in the thread)."""
@@ -100,22 +107,20 @@ class _Run:
             self._state = "running"
         try:
             self._launch.launch()
-        except BaseException:
-            self._end(undo=False)
-            raise
-        self._end(undo=True)
+        except BaseException as failure:
+            self.failure = failure
+        self._end(undo=self.failure is None)
 
     def _end(self, undo: bool) -> None:
         with self._guard:
             self._state = "launched" if undo else "failed"
-            if not self._left:
-                return
+            undo = undo and self._left
         if undo:
             _undo(self._launch)
         self._tell()
 
     def _tell(self) -> None:
-        self._loop.from_thread(self.undone.set)  # no wait: a loop may be about to be closed
+        self._loop.from_thread(self.ended.set)  # no wait: a loop may be about to be closed
 
     def leave(self) -> bool:
         """Nobody waits any more (in the loop); True while the thread is about to undo it."""

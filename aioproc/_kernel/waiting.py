@@ -502,5 +502,11 @@ def running_backend() -> tuple[str, dict[str, Any]]:
     """The running loop's backend and options, as ``anyio.run`` takes them."""
     from anyio.lowlevel import current_token
 
-    kind = type(current_token().native_token).__module__.partition(".")[0]
+    try:
+        loop = current_token().native_token
+    except RuntimeError:  # no task runs, but it may be a callback of asyncio's
+        loop = sys.modules["asyncio"]._get_running_loop() if "asyncio" in sys.modules else None
+        if loop is None:
+            raise
+    kind = type(loop).__module__.partition(".")[0]
     return ("trio", {}) if kind == "trio" else ("asyncio", {"use_uvloop": kind == "uvloop"})

@@ -225,6 +225,8 @@ class Call:
         if type(value) is CoroutineType:
             value.close()
             raise TypeError(f"{self.func!r} returned a coroutine; give the pool the `async def` itself")
+        if isinstance(value, Generator):
+            raise TypeError(f"{self.func!r} is a generator: AsyncPool.stream() hands out what it yields")
         return addressed(pack(value), Kind.DONE, self.task, time.perf_counter() - self._since)
 
     def failed(self, error: BaseException) -> Mail:

@@ -6,7 +6,7 @@ up nobody.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
@@ -89,7 +89,10 @@ class _Desk:
 
     async def _performed(self, call: Call) -> Any:
         if not call.is_stream:
-            return await call.begin()
+            begun = call.begin()
+            if isinstance(begun, AsyncGenerator):
+                raise TypeError(f"{call.func!r} is a generator: AsyncPool.stream() hands out what it yields")
+            return await begun
         items = call.begin()
         self._worker.controls.credits[call.task] = STREAM_AHEAD
         try:
