@@ -107,7 +107,7 @@ class Process(Attributes, Generic[T]):
         daemon: bool | None = None,
         stdin: Literal["inherit"] | None = None,
     ) -> None:
-        _check_arguments(group, target, args, kwargs, stdin)
+        _check_arguments(group, target, name, args, kwargs, stdin)
         super().__init__(name, daemon)
         self._target = target
         self._args = tuple(args)
@@ -371,10 +371,13 @@ def current_process() -> Process[Any] | process.BaseProcess:
     return current if owner is None else owner
 
 
-def _check_arguments(group: object, target: object, args: object, kwargs: object, stdin: object) -> None:
+def _check_arguments(
+    group: object, target: object, name: object, args: object, kwargs: object, stdin: object
+) -> None:
     check(group is None, "group argument must be None for now")
     if target is not None and not callable(target):
         raise TypeError(f"target must be callable, not {target!r}")
+    check(name is None or isinstance(name, str), f"name must be a string, not {name!r}")
     if not isinstance(args, (tuple, list)):
         raise TypeError(f"args must be a tuple or a list, not {args!r} (one argument is written args=(x,))")
     if not isinstance(kwargs, Mapping):

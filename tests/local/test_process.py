@@ -690,6 +690,7 @@ async def test_once_only(ctx: Context) -> None:
         ({"target": print, "args": {1, 2}}, TypeError, "tuple or a list"),
         ({"target": print, "kwargs": [1]}, TypeError, "mapping"),
         ({"group": 1}, AssertionError, "group"),
+        ({"target": print, "name": 5}, AssertionError, "name must be a string, not 5"),
         ({"stdin": "mine"}, ValueError, "inherit"),
     ],
 )
