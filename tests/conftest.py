@@ -18,6 +18,7 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from aioproc._kernel.forkserver import PRELOADED_IF_IMPORTED, server
+from aioproc._kernel.start import START_THREAD
 
 BACKENDS = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
@@ -136,6 +137,9 @@ def leak_guard(request: pytest.FixtureRequest) -> Iterator[None]:
         gc.collect()
     more = _more_than(descriptors)
     assert not more, f"descriptors left open: {more}"
+    for thread in set(threading.enumerate()) - threads:
+        if thread.name == START_THREAD:  # it has told that it is done, and ends
+            thread.join(10)
     grown = set(threading.enumerate()) - threads - _helper_threads()
     assert not grown, f"threads left: {grown}"
 

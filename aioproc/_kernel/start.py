@@ -19,6 +19,7 @@ from aioproc._kernel.waiting import loop_key, shielded
 
 STARTS_AT_ONCE: Final = 4  # more threads would only fight for the interpreter
 EXIT_GRACE_SECONDS: Final = 5.0
+START_THREAD: Final = "aioproc start"
 
 _process: Any = process  # typeshed does not know all of it
 
@@ -75,7 +76,7 @@ async def _in_a_thread(launch: Launch) -> None:
     run = _Run(launch)
     try:
         async with _limiter():
-            threading.Thread(target=run.work, name="aioproc start").start()
+            threading.Thread(target=run.work, name=START_THREAD).start()
             await run.ended.wait()
         if run.failure is not None:
             raise run.failure
