@@ -60,7 +60,12 @@ class Context:
 
         if name.startswith("_") or name not in aioproc.__all__:
             raise AttributeError(f"a context has no attribute {name!r}")
-        return getattr(aioproc, name)
+        found = getattr(aioproc, name)
+        if self._method and name in ("AsyncPool", "ProcessGroup"):
+            starts = {"_context": self, "_Process": self.Process}
+            found = type(name, (found,), {**starts, "__doc__": found.__doc__, "__module__": found.__module__})
+            setattr(self, name, found)
+        return found
 
     def get_context(self, method: str | None = None) -> Context:
         """The context of another method, or this one."""

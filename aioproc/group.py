@@ -44,6 +44,8 @@ class ProcessGroup:
         8 1073741824
     """
 
+    _Process: type[Process[Any]] = Process  # a Context's own class has its own
+
     def __init__(self, grace: float = GRACE_SECONDS) -> None:
         if grace < 0:
             raise ValueError(f"grace must be a number of seconds from 0, not {grace!r}")
@@ -90,7 +92,7 @@ class ProcessGroup:
         tasks = self._tasks
         if tasks is None:
             raise RuntimeError("processes are started inside `async with ProcessGroup() as group:`")
-        process = _as_process(target, args, kwargs)
+        process = self._as_process(target, args, kwargs)
         ending = await process._start(quiet=True, bound=True)
         if self._tasks is not tasks:  # the block's end did not wait for it
             process.kill()
@@ -113,14 +115,13 @@ class ProcessGroup:
                 with anyio.CancelScope(shield=True):
                     await process.stop(self._grace)
 
+    def _as_process(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Process[Any]:
+        if not isinstance(target, Process):
+            return self._Process(target=target, args=args, kwargs=kwargs)
+        if args or kwargs:
+            raise TypeError("a Process has its arguments already; give it alone")
+        return target
+
     def __repr__(self) -> str:
         alive = sum(not one._is_closed() and one.is_alive() for one in self._processes)
         return f"<ProcessGroup {alive} of {len(self._processes)} alive>"
-
-
-def _as_process(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Process[Any]:
-    if not isinstance(target, Process):
-        return Process(target=target, args=args, kwargs=kwargs)
-    if args or kwargs:
-        raise TypeError("a Process has its arguments already; give it alone")
-    return target

@@ -71,6 +71,8 @@ class AsyncPool:
         [1, 2, 3]
     """
 
+    _context: Any = None  # a Context's own class has it
+
     def __init__(
         self,
         processes: int | None = None,
@@ -97,7 +99,7 @@ class AsyncPool:
                 from aioproc.context import get_context
                 from aioproc.workers import Workers
 
-                method: Any = (context or get_context()).get_start_method()
+                method: Any = (context or self._context or get_context()).get_start_method()
                 return Workers(loop, count, initializer, initargs, maxtasksperchild, method, tasks_per_worker)
         else:
             given = {"processes": processes, "initializer": initializer}

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from typing import Any, Final, TypeVar
 
 from aioproc._kernel.bundle import close_all
 from aioproc._kernel.member import Member
-from aioproc._kernel.names import Entry
+from aioproc._kernel.names import Entry, Names
 from aioproc._kernel.parcel import pack, parcel_of, unpack
 
 __all__ = ["Attendance"]
@@ -39,6 +40,7 @@ class Table:
     def __init__(self, member: Member) -> None:
         self.member = member
         self._known: dict[str, tuple[tuple[str, int], Any]] = {}
+        self._one_at_a_time = threading.RLock()  # so that threads get the same object
 
     def get(self, kind: type[T], name: str, size: int | None = None) -> T:
         """The object under a name, made if there is none.
@@ -48,26 +50,31 @@ class Table:
         """
         names, asked = self.member.check(), (kind.__name__, size or 0)
         _check(name)
-        known = self._known.get(name)
-        if known is not None and not _closed(known[1]):
-            _agree(name, known[0], asked)
-            return known[1]  # type: ignore[no-any-return]
-        made = kind() if size is None else kind(size)  # type: ignore[call-arg]
-        parcel = parcel_of(pack(made))
-        with names.alone():
-            found = names.find(name)
-            if found is None:
-                names.add(name, *asked, parcel.handles)
-        if found is not None:
-            made = _rebuilt(name, asked, parcel, found)
-        self._known[name] = asked, made
-        return made
+        with self._one_at_a_time:
+            known = self._known.get(name)
+            if known is None or _closed(known[1]):
+                known = asked, _found_or_made(names, kind, name, size, asked)
+                self._known[name] = known
+        _agree(name, known[0], asked)
+        return known[1]
 
     def __len__(self) -> int:
         return len(self._known)
 
     def forget(self) -> None:
         self._known.clear()
+
+
+def _found_or_made(names: Names, kind: type[T], name: str, size: int | None, asked: tuple[str, int]) -> T:
+    """The object under a name that this member has not asked for yet."""
+    made = kind() if size is None else kind(size)  # type: ignore[call-arg]
+    parcel = parcel_of(pack(made))
+    with names.alone():
+        found = names.find(name)
+        if found is None:
+            names.add(name, *asked, parcel.handles)
+            return made
+    return _rebuilt(name, asked, parcel, found)  # type: ignore[no-any-return]
 
 
 def _check(name: Any) -> None:

@@ -26,43 +26,43 @@ TABLE: Final = """\
 queue: put
     send
 queue: get
-    dup close recvmsg_into
+    lstat recvmsg_into
 queue: get_nowait
-    dup close recvmsg_into
+    lstat recvmsg_into
 queue: twin's put
     send
 queue: twin's get
-    dup close recvmsg_into
+    lstat recvmsg_into
 queue: get waits for a put
-    yield dup close recvmsg_into ioctl yield send sleep yield dup close recvmsg_into yield
+    yield lstat recvmsg_into ioctl yield send sleep yield lstat recvmsg_into yield
 bounded queue: put
     open flock eventfd_write eventfd_read send eventfd_read close
 bounded queue: get
-    open flock eventfd_write dup close recvmsg_into eventfd_write eventfd_read close
+    open flock eventfd_write lstat recvmsg_into eventfd_write eventfd_read close
 bounded queue: get waits for a put
     yield ioctl poll poll ioctl yield open flock eventfd_write eventfd_read send eventfd_read close
-    sleep yield ioctl open flock eventfd_write dup close recvmsg_into eventfd_write eventfd_read close
+    sleep yield ioctl open flock eventfd_write lstat recvmsg_into eventfd_write eventfd_read close
     yield
 bounded queue: put waits for a get
-    epoll_del yield poll epoll_wait poll poll ioctl epoll_add yield open flock eventfd_write dup close
+    epoll_del yield poll epoll_wait poll poll ioctl epoll_add yield open flock eventfd_write lstat
     recvmsg_into eventfd_write eventfd_read close sleep yield poll open flock eventfd_write eventfd_read
     send eventfd_read close yield
 joinable queue: put
     open flock eventfd_write open sendmsg eventfd_write eventfd_read close close
 joinable queue: get
-    open flock eventfd_write dup close recvmsg_into eventfd_write eventfd_read close
+    open flock eventfd_write lstat recvmsg_into eventfd_write eventfd_read close
 joinable queue: task_done
     eventfd_write close
 simple queue: put
     send
 simple queue: get
-    dup close recvmsg_into
+    lstat recvmsg_into
 pipe: send
     send
 pipe: recv
-    dup close recvmsg_into
+    lstat recvmsg_into
 pipe: recv waits for a send
-    yield dup close recvmsg_into yield send sleep yield dup close recvmsg_into yield
+    yield lstat recvmsg_into yield send sleep yield lstat recvmsg_into yield
 lock: acquire, release
     recvmsg ioctl sendmsg close
 lock: twin's acquire, release

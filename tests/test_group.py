@@ -33,6 +33,15 @@ async def test_leaving_joins_all(start_method: str) -> None:
     assert processes[2].name == "named"
 
 
+async def test_the_group_of_a_context(start_method: str) -> None:
+    """A context's group starts its members in the context's way."""
+    context = aioproc.get_context(start_method)
+    async with context.ProcessGroup() as group:
+        process = await group.start(targets.plain_add, 1)
+    assert isinstance(group, ProcessGroup)
+    assert type(process) is context.Process
+
+
 async def test_first_failure_stops_the_rest(words: Words) -> None:
     """A member's exception stops the others, whose `finally` runs, and comes out in an ExceptionGroup."""
     waiting: Process[None] | None = None

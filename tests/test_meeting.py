@@ -11,6 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -376,6 +377,57 @@ def test_member_that_finds_no_hub_at_once(path: str, monkeypatch: pytest.MonkeyP
             assert line_of(newcomer) == "in"
             with pytest.raises(RuntimeError, match="given anew without this member"):
                 hub.Queue("jobs")
+
+
+def no_process(*args: object) -> Any:
+    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+@pytest.mark.anyio
+async def test_no_process_can_be_started(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the hub cannot be started for want of processes, who enters is told at once."""
+    monkeypatch.setattr(door, "_start", no_process)
+    for _ in range(2):
+        with anyio.fail_after(10), pytest.raises(BlockingIOError):
+            async with aioproc.meet(path):
+                pass
+    with pytest.raises(BlockingIOError):
+        await anyio.to_thread.run_sync(aioproc.meet_sync(path).__enter__)
+    assert os.listdir(os.path.dirname(path)) == []
+
+
+def test_threads_that_ask_at_once(path: str) -> None:
+    """Threads that ask for a name at the same moment get the same object."""
+    with aioproc.meet_sync(path) as hub, ThreadPoolExecutor(8) as threads:
+        for number in range(30):
+            together = threading.Barrier(8)
+
+            def ask(name: str = str(number), together: threading.Barrier = together) -> Any:
+                together.wait()
+                return hub._table.get(aioproc.Lock, name)
+
+            locks = [threads.submit(ask) for _ in range(8)]
+            assert len({id(lock.result()) for lock in locks}) == 1
+
+
+@pytest.mark.anyio
+async def test_inside_the_loop_of_a_member_that_finds_no_hub(
+    path: str, monkeypatch: pytest.MonkeyPatch, blocked_loop_guard: BlockBuster
+) -> None:
+    """`meet_sync` in the loop of a member of another meeting, which finds no hub: only that one fails."""
+    entered = door.entered
+    async with aioproc.meet(path + "-lost") as lost:
+        blocked_loop_guard.deactivate()
+        kill_hub(path + "-lost")
+        monkeypatch.setattr(door, "entered", lambda at: no_descriptor(at) if at != path else entered(at))
+        with aioproc.meet_sync(path) as other:
+            other.Queue("jobs").put("new")
+            assert other.Queue("jobs").get() == "new"
+        with pytest.raises(RuntimeError, match="Too many open files"):
+            lost.Queue("jobs")
+        monkeypatch.setattr(door, "entered", entered)
+    async with aioproc.meet(path + "-lost"):
+        pass
 
 
 @pytest.mark.anyio

@@ -40,6 +40,19 @@ async def test_start_methods(start_method: str) -> None:
         assert await pool.map(tasks.square_later, range(5)) == [0, 1, 4, 9, 16]
 
 
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+async def test_the_pool_of_a_context(method: str) -> None:
+    """A context's pool starts its workers in the context's way; a context given to it comes first."""
+    context, other = aioproc.get_context(method), aioproc.get_context("fork")
+    how = {"forkserver": "multiprocessing.forkserver", "spawn": "multiprocessing.spawn"}[method]
+    for pool, is_so in (context.AsyncPool(1), True), (context.AsyncPool(1, context=other), False):
+        assert isinstance(pool, AsyncPool)
+        assert isinstance(pool, context.AsyncPool)
+        async with pool:
+            command = await pool.apply(Path.read_text, (Path("/proc/self/cmdline"),))
+        assert (how in command) == is_so
+
+
 async def test_without_a_block() -> None:
     """Workers start with the first call; close and join end them."""
     pool = AsyncPool(2)

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from aioproc._kernel.bell import Bell
-from aioproc._kernel.channel import Channel, Crowded, crowded, seal
+from aioproc._kernel.channel import Channel, Crowded, crowded, hold
 from aioproc._kernel.forks import Private
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.parcel import Packed
@@ -52,7 +52,7 @@ class Backlog(Private):
 
     def keep(self, packed: Packed, tail: Handle | None, outcome: Outcome | None, in_loop: bool) -> None:
         """Keep what was packed and see to it that it is written; ``outcome`` is told whether it was sent."""
-        seal(packed)  # its buffers may change from now on
+        hold(packed)  # what it was made of may change, or be closed, from now on
         with self._lock:
             self.kept.append((packed, tail, outcome))
             self._mind_the_end()

@@ -31,7 +31,10 @@ class Bell:
         self._levels, self._edges, self._rooms = levels, edges, rooms
         self._epoll = select.epoll(select.EPOLL_CLOEXEC)
         for handle in levels:
-            self._epoll.register(handle, select.EPOLLIN)
+            try:
+                self._epoll.register(handle, select.EPOLLIN)
+            except PermissionError:  # a file on a disk: always ready, so nobody will wait for it
+                pass
         for handle in edges:
             self._epoll.register(handle.fileno(), select.EPOLLIN | select.EPOLLET)
         for handle in rooms:

@@ -1,6 +1,6 @@
 """Descriptors on their way in a packet: bundled when they are many, never dropped for want of room.
 
-Source: unix(7) (SCM_RIGHTS, MSG_CTRUNC, ETOOMANYREFS), getrlimit(2) (RLIMIT_NOFILE).
+Source: unix(7) (SCM_RIGHTS, MSG_CTRUNC, ETOOMANYREFS), getrlimit(2) (RLIMIT_NOFILE), proc_pid_fd(5).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import resource
 import socket
 from collections.abc import Iterable, Sequence
+from os import listdir, lstat
 from time import monotonic
 from typing import Final
 
@@ -45,11 +46,8 @@ def close_all(descriptors: Iterable[int]) -> None:
             os.close(fd)
 
 
-def need_free(descriptor: int) -> None:
+def need_free() -> None:
     """See to it that a packet's descriptors will find room.
-
-    Args:
-        descriptor: Any open one; to copy it is the quickest way to learn which number is free.
 
     Raises:
         OSError: They might not, and the kernel would drop them.
@@ -60,17 +58,22 @@ def need_free(descriptor: int) -> None:
         return
     if now >= _limit_until:
         _limit, _limit_until = resource.getrlimit(resource.RLIMIT_NOFILE)[0], now + _CHECK_SECONDS
-    try:
-        free = os.dup(descriptor)
-    except OSError:
-        highest_free(1)  # says what is wrong
-        raise
-    os.close(free)
-    room = _limit - free
+    room = _limit - _open_descriptors()
     if room > _MARGIN:
         free_until = now + min(room * _SECONDS_EACH, _CHECK_SECONDS)
     else:
         highest_free(DIRECT_DESCRIPTORS + 2)
+
+
+def _open_descriptors() -> int:
+    """How many there are; as many as there may be, if this cannot be told.
+
+    The number of a new one does not tell: below it all are taken, but so may be most of those above.
+    """
+    try:
+        return lstat("/proc/self/fd").st_size or len(listdir("/proc/self/fd"))  # the size since Linux 6.2
+    except OSError:  # no /proc, or none is free
+        return _limit
 
 
 def highest_free(count: int, purpose: str = "what may come with a message") -> int:
@@ -91,11 +94,12 @@ def highest_free(count: int, purpose: str = "what may come with a message") -> i
 def bundled(handles: Sequence[Handle]) -> Handle:
     """One descriptor that stands for many: they lie in a socket pair of their own."""
     inside, outside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    whole = Handle(outside.detach())
     with inside:
         for start in range(0, len(handles), _PER_MESSAGE):
             some = [handle.fileno() for handle in handles[start : start + _PER_MESSAGE]]
             inside.sendmsg([b"+"], rights(*some), SEND_FLAGS)
-    return Handle(outside.detach())
+    return whole
 
 
 def unbundled(fd: int, count: int) -> list[int]:

@@ -11,7 +11,7 @@ import socket
 import struct
 import termios
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pickle import loads
 from time import monotonic
@@ -35,7 +35,6 @@ _ROOM_FOR_RIGHTS: Final = socket.CMSG_SPACE(4 * (bundle.DIRECT_DESCRIPTORS + 2))
 _SO_PEEK_OFF: Final = 42
 _TRUNCATED: Final = int(socket.MSG_CTRUNC)  # as a plain number, which costs a microsecond less
 
-Opener = Callable[[Any, Sequence[Any], list[int]], Any]
 Arrival = tuple[bytearray, int, list[int]]  # a packet that was received and not yet opened
 
 _buffers: list[bytearray] = []
@@ -90,25 +89,22 @@ class Channel:
             return
         pieces, tails = seal(packed), () if tail is None else (tail,)
         own = () if isinstance(packed, bytes) else packed.rights
-        along = [handle.fileno() for handle in (*own, *tails)]
         try:
+            if len(own) > bundle.DIRECT_DESCRIPTORS:
+                own = (bundle.bundled(own),)
+            along = [handle.fileno() for handle in (*own, *tails)]
             self.handle.socket().sendmsg(pieces, rights(*along) if along else (), SEND_FLAGS)
         except OSError as error:
             if error.errno == errno.ETOOMANYREFS:
                 raise Crowded from None
             raise
 
-    def receive(self, opener: Opener | None = None) -> Any:
-        """Receive one packet and open it; see `pull` for errors.
-
-        Args:
-            opener: Called with the data, the buffers and the descriptors; it must close what it does not
-                adopt. Without one they are unpickled.
-        """
+    def receive(self) -> Any:
+        """Receive one packet and unpickle it; see `pull` for errors."""
         arrival = self.pull()
         if arrival[2]:
             self.admit(arrival)
-        return opened(arrival, opener)
+        return opened(arrival)
 
     def pull(self) -> Arrival:
         """Receive one packet, to be opened later.
@@ -132,7 +128,7 @@ class Channel:
         if self._kept:
             return _given(self._kept.popleft(), opens)
         if monotonic() >= bundle.free_until:
-            bundle.need_free(self.handle.fileno())
+            bundle.need_free()
         sock = self.handle.view or self.handle.socket()
         buffer = _buffers.pop() if _buffers else bytearray(PACKET_BYTES + 64)
         try:
@@ -254,6 +250,13 @@ def seal(packed: Packed) -> Sequence[bytes]:
     return packed.packet
 
 
+def hold(packed: Packed) -> None:
+    """Make the packet, and independent of the object: this may change or be closed before it is sent."""
+    seal(packed)
+    if not isinstance(packed, bytes):
+        packed.hold()
+
+
 async def sealed_in_loop(parcel: Parcel) -> None:
     """The same; if much must be copied, a thread does that."""
     if parcel.packet is None and parcel.nbytes > memory.IN_THREAD_BYTES:
@@ -278,12 +281,10 @@ def _whole(parcel: Parcel) -> Sequence[bytes]:
         parcel.pieces = parcel.buffers = ()
     else:
         body = [bytes(piece) for piece in parcel.pieces]  # itself, unless it could still change
-    count = len(along)
-    if count > bundle.DIRECT_DESCRIPTORS:
+    if len(along) > bundle.DIRECT_DESCRIPTORS:
         flags |= _BUNDLE
-        along = [bundle.bundled(along)]
     parcel.rights = along
-    return body if not flags else [_HEAD.pack(flags, count), *body]
+    return body if not flags else [_HEAD.pack(flags, len(along)), *body]
 
 
 def heavy(arrival: Arrival) -> bool:
@@ -294,23 +295,19 @@ def heavy(arrival: Arrival) -> bool:
     return bool(_LENGTH.unpack_from(buffer, _HEAD.size)[0] > memory.IN_THREAD_BYTES)
 
 
-def opened(arrival: Arrival, opener: Opener | None = None) -> Any:
+def opened(arrival: Arrival) -> Any:
     """The object that was received; whatever it raises while it is unpickled."""
-    buffer, nbytes, descriptors = arrival
+    buffer, _, descriptors = arrival
     if buffer[0] == _PICKLE:
         try:
-            if not descriptors and opener is None:
-                return loads(buffer)
-            if opener is not None:
-                return opener(bytes(memoryview(buffer)[:nbytes]), (), descriptors)
-            return unpack(buffer, (), descriptors)
+            return unpack(buffer, (), descriptors) if descriptors else loads(buffer)
         finally:
             _buffers.append(buffer)
     flags, body = _unbundled(arrival)
     if flags & _MEMORY:
         lengths = [length for (length,) in _LENGTH.iter_unpack(body)]
-        return memory.opened(Handle(descriptors.pop(0)), lengths, descriptors, opener)
-    return (opener or unpack)(body, (), descriptors)
+        return memory.opened(Handle(descriptors.pop(0)), lengths, descriptors)
+    return unpack(body, (), descriptors)
 
 
 def opened_bytes(arrival: Arrival) -> bytes:

@@ -92,9 +92,10 @@ def entered(path: str) -> Handle:
             return connection
         with _elected(path) as roll:
             try:
-                return connected(path) or _opened(path, roll)
-            except BlockingIOError:
+                connection = connected(path)
+            except BlockingIOError:  # one was started meanwhile, and many wait already
                 continue
+            return connection or _opened(path, roll)
 
 
 @contextmanager

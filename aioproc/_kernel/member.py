@@ -220,6 +220,7 @@ def wait_beside_loop(attempt: Callable[[], T], member: Member) -> T:
     A loop that this thread would run is asleep with it, so what that would do for other members is done here:
     the hub may be waiting for one of them.
     """
+    given_up: set[Member] = set()
     while True:
         try:
             return attempt()
@@ -227,9 +228,13 @@ def wait_beside_loop(attempt: Callable[[], T], member: Member) -> T:
             pass
         poll = select.poll()
         poll.register(member.connection.fileno(), select.POLLIN)
-        others = {each.connection.fileno(): each for each in _served.members if not each.connection.closed}
+        served = [each for each in _served.members - given_up if not each.connection.closed]
+        others = {each.connection.fileno(): each for each in served}
         for fd in others:
             poll.register(fd, select.POLLIN)
         for fd, _ in poll.poll():
             if fd in others:
-                others[fd].tend_for_loop()
+                try:
+                    others[fd].tend_for_loop()
+                except OSError:  # no hub can be had there; who asks that member for a name is told
+                    given_up.add(others[fd])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from aioproc._kernel.handle import Handle, handing_out
@@ -49,15 +49,11 @@ def _aligned(position: int) -> int:
     return -(-position // _ALIGNMENT) * _ALIGNMENT
 
 
-def opened(
-    memory: Handle, lengths: Sequence[int], descriptors: list[int], opener: Callable[..., Any] | None = None
-) -> Any:
+def opened(memory: Handle, lengths: Sequence[int], descriptors: list[int]) -> Any:
     """The object in a file: its buffers are mapped, writable, without a copy; the pickle is read."""
-    buffers = list(_mapped(memory, lengths)) if len(lengths) > 1 else []
-    reader = Reader(memory, lengths[0])
-    if opener is not None:
-        return opener(reader, buffers, descriptors)
     with handing_out(descriptors):
+        buffers = list(_mapped(memory, lengths)) if len(lengths) > 1 else []
+        reader = Reader(memory, lengths[0])
         return pickle.Unpickler(reader, buffers=buffers).load()
 
 

@@ -12,7 +12,9 @@ import pickle
 import reprlib
 import socket
 import sys
+from collections import ChainMap
 from collections.abc import Callable, Iterable, MutableSequence, Sequence
+from functools import cache
 from multiprocessing.reduction import ForkingPickler
 from pickle import dumps
 from typing import Any, Final
@@ -21,6 +23,7 @@ from aioproc._kernel.handle import Handle, arrive, courier, handing_out
 
 PACKET_BYTES: Final = 128 * 1024  # what is longer travels in a file in memory
 OUT_OF_BAND_BYTES: Final = 64 * 1024  # buffers of this size and more travel beside the pickle
+_MOST_BUFFERS: Final = 4096  # a packet must hold the length of each
 _NUMBERS: Final = frozenset({float, bool, type(None)})
 _HUGE: Final = 1 << 8 * 1024  # an int that may be longer than a packet
 _MINUS_HUGE: Final = -_HUGE
@@ -38,7 +41,7 @@ class Parcel:
     Attributes:
         pieces: The pickle; bytes of 64 KiB and more inside it are pieces of their own, not copied.
         buffers: Large buffers of the object, in order, not copied.
-        handles: Descriptors that travel with it, kept open until the parcel is gone.
+        handles: Descriptors that travel with it; open for as long as the object is.
         flags: What the channel says of it beforehand.
         packet: What is sent, piece by piece, once the channel has sealed the parcel; None before.
         rights: The descriptors that are sent with the packet.
@@ -52,6 +55,16 @@ class Parcel:
 
     def __init__(self, pieces: Sequence[Any]) -> None:
         self.pieces = pieces
+
+    def hold(self) -> None:
+        """Let copies of its descriptors travel: whoever gave the handles may close them from now on.
+
+        Raises:
+            OSError: No descriptor is free; the handles are still what travels.
+        """
+        if self.handles:
+            self.rights = [Handle(os.dup(handle.fileno())) for handle in self.rights]
+            self.handles = ()
 
     @property
     def nbytes(self) -> int:
@@ -186,7 +199,7 @@ def _stays_inside(buffer: pickle.PickleBuffer, buffers: list[memoryview]) -> boo
         view = buffer.raw()
     except BufferError:  # not contiguous
         return True
-    if view.nbytes < OUT_OF_BAND_BYTES:
+    if view.nbytes < OUT_OF_BAND_BYTES or len(buffers) == _MOST_BUFFERS:
         return True
     buffers.append(view)
     return False
@@ -208,11 +221,29 @@ def _parcel_by_value(obj: object, failure: Exception) -> Parcel:
     return parcel
 
 
+@cache
+def _cloudpickler() -> Any:
+    from cloudpickle import Pickler
+
+    class ByValue(Pickler):  # type: ignore[misc]
+        """cloudpickle, which reduces the stdlib's sockets and connections as we do."""
+
+        def __init__(self, file: io.BytesIO, callback: Any, table: dict[type, Any]) -> None:
+            self._table = ChainMap(Pickler.dispatch_table, table)
+            super().__init__(file, 5, buffer_callback=callback)
+
+        @property
+        def dispatch_table(self) -> Any:
+            return self._table
+
+    return ByValue
+
+
 def _by_value(
     obj: object, callback: Callable[[pickle.PickleBuffer], bool] | None, failure: Exception
 ) -> bytes:
     try:
-        import cloudpickle
+        pickler = _cloudpickler()
     except ImportError:
         raise pickle.PicklingError(
             f"cannot pickle {_named.repr(obj)}: {failure} (lambdas, closures and a notebook's functions "
@@ -220,7 +251,7 @@ def _by_value(
         ) from failure
     file = io.BytesIO()
     try:
-        cloudpickle.Pickler(file, 5, buffer_callback=callback).dump(obj)
+        pickler(file, callback, _Tables.plain if callback is None else _Tables.message).dump(obj)
     except Exception as second:
         raise pickle.PicklingError(f"cannot pickle {_named.repr(obj)}: {second}") from failure
     return file.getvalue()

@@ -155,6 +155,7 @@ class Store(Intake):
             try:
                 task = None if tally is None else Handle(reopened(tally.work), forks=False)
                 if self.backlog.kept or not self._sent(packed, task):
+                    packets.hold(packed)  # or it fails, while the entry is still ours
                     held, entry = Handle(entry, forks=False), -1
                     self.backlog.keep(packed, task, partial(self._written, held), in_loop)
                 elif tally is not None:

@@ -6,17 +6,24 @@ import asyncio
 import select
 import subprocess
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 import anyio
 import pytest
 
-from aioproc import Queue
+from aioproc import JoinableQueue, Pipe, Queue
 from tests.conftest import BACKENDS
 from tests.local.test_process_programs import LIMIT_SECONDS, program
+from tests.shared import spare_descriptors
 
 ITEM = bytes(30_000)
+QUEUES: list[Any] = [
+    pytest.param(Queue, id="unbounded"),
+    pytest.param(lambda: Queue(1000), id="bounded"),
+    pytest.param(lambda: JoinableQueue(1000), id="joinable"),
+]
 
 
 def put_until_kept(queue: Any) -> int:
@@ -62,6 +69,40 @@ def test_written_in_the_next_loop() -> None:
     loop.close()
     asyncio.run(queue.put(ITEM))
     assert received(queue, count + 1)
+
+
+@pytest.mark.parametrize("make", QUEUES)
+def test_what_is_kept_may_be_closed(make: Callable[[], Any]) -> None:
+    """Descriptors of an item that waits for room arrive, though whoever put it has closed or forgotten it."""
+    queue = make()
+    count = put_until_kept(queue)
+    here, there = Pipe()
+    many = [Pipe()[0] for _ in range(20)]
+    queue.put_nowait(there)
+    there.close()
+    queue.put_nowait(many)
+    del many
+    for _ in range(count):
+        queue.get_nowait()
+    queue.get_nowait().sync.send("hello")
+    assert here.sync.recv() == "hello"
+    assert len(queue.get_nowait()) == 20
+    queue._store.backlog.flush_blocking(10)
+
+
+@pytest.mark.parametrize("make", QUEUES)
+def test_kept_without_a_free_descriptor(make: Callable[[], Any]) -> None:
+    """An item that waits for room needs descriptors of its own; without one the put fails, and only that."""
+    queue = make()
+    count = put_until_kept(queue)
+    many = [Pipe()[0] for _ in range(20)]
+    with spare_descriptors(4):
+        with pytest.raises(OSError, match="open files"):
+            queue.put_nowait(many)
+        queue.put_nowait("last")
+    items = [queue.get_nowait() for _ in range(count + 1)]
+    assert items[-1] == "last"
+    assert queue.qsize() == 0
 
 
 class Releases:

@@ -6,6 +6,7 @@ import os
 import socket
 from multiprocessing import BufferTooShort
 from multiprocessing import Pipe as StdlibPipe
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -206,3 +207,13 @@ async def test_wait() -> None:
     await process.join()
     assert await wait([here, process.sentinel]) == [here, process.sentinel]
     assert await wait([], 0) == []
+
+
+async def test_wait_for_a_file(tmp_path: Path) -> None:
+    """A regular file and /dev/null are always ready, as for the stdlib, though epoll does not take them."""
+    here, there = Pipe()
+    await there.send(1)
+    with open(tmp_path / "file", "w") as file, open(os.devnull) as null:
+        assert await wait([file, here, null]) == [file, here, null]
+        await here.recv()
+        assert wait.sync([file, here, null]) == [file, null]

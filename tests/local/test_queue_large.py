@@ -6,7 +6,9 @@ import gc
 import os
 import resource
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import anyio
 import anyio.lowlevel
@@ -15,12 +17,13 @@ import pytest
 
 import aioproc
 from aioproc import Pipe, Queue
-from aioproc._kernel import backlog
+from aioproc._kernel import backlog, bundle
 from aioproc._kernel.channel import Channel
+from aioproc._kernel.handle import Handle
 from tests.conftest import BACKENDS
 from tests.crash.killing import died, forked
 from tests.local import queue_children as children
-from tests.shared import Wire, become_another_user
+from tests.shared import Wire, become_another_user, spare_descriptors
 
 pytestmark = pytest.mark.anyio
 
@@ -172,6 +175,47 @@ async def test_no_free_descriptor(maxsize: int) -> None:
     assert queue.qsize() == 0
 
 
+@pytest.mark.parametrize("counts", [True, False], ids=["newer", "before Linux 6.2"])
+async def test_one_low_descriptor_is_free(counts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one is free far below the limit, and all above are taken, two that come along are not lost."""
+    if not counts:
+        monkeypatch.setattr(bundle, "lstat", lambda path: SimpleNamespace(st_size=0))
+    queue: Queue[Any] = Queue()
+    await queue.put(Pipe())
+    low = os.dup(0)
+    others = [os.dup(0) for _ in range(200)]
+    with spare_descriptors(0):
+        os.close(low)
+        monkeypatch.setattr(bundle, "free_until", 0.0)
+        with pytest.raises(OSError, match="descriptor"):
+            await queue.get()
+    bundle.close_all(others)
+    here, there = await queue.get()
+    await here.send("hello")
+    assert await there.recv() == "hello"
+
+
+async def test_very_many_buffers() -> None:
+    """A packet tells how long each large buffer is; beyond that they lie in the pickle."""
+    queue: Queue[Any] = Queue()
+    arrays = [np.full(8 + number % 2, number % 100, np.uint8) for number in range(20_000)]
+    with patch("aioproc._kernel.parcel.OUT_OF_BAND_BYTES", 8):
+        await queue.put(arrays)
+    arrived = await queue.get()
+    assert all((one == other).all() for one, other in zip(arrays, arrived, strict=True))
+
+
+async def test_what_cannot_be_mapped() -> None:
+    """When a large item cannot be mapped, its get fails, and no descriptor that came along stays open."""
+    queue: Queue[Any] = Queue()
+    await queue.put([np.ones(MB), Pipe()])
+    with patch("mmap.mmap", side_effect=MemoryError):
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(MemoryError):
+            await queue.get()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
 class Unpicklable:
     def __reduce__(self) -> Any:
         raise TypeError("this one is not for travelling")
@@ -253,7 +297,7 @@ def test_too_many_descriptors_in_flight(
         become_another_user()
         resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
         queue, another, pipe = Queue[Any](maxsize), Queue[Any](), Pipe()
-        for number in range(150):
+        for number in range(140):
             if twin:
                 queue.sync.put((number, bytes(200_000)))
             else:
@@ -263,11 +307,16 @@ def test_too_many_descriptors_in_flight(
             await another.put(bytes(200_000))
         with pytest.raises(OSError, match="in flight"):
             await pipe[0].send(bytes(200_000))
+        many = [Handle(0)] * 20  # which go along as one that holds them
+        await queue.put((140, many))
+        with pytest.raises(OSError, match="in flight"):
+            await another.put(many)
+        many[0].detach()
         await anyio.wait_all_tasks_blocked()
         before = attempts
         await anyio.sleep(0.1)
         assert attempts - before < 5
-        assert [(await queue.get())[0] for _ in range(150)] == list(range(150))
+        assert [(await queue.get())[0] for _ in range(141)] == list(range(141))
         await queue.flush()
 
     def in_loop() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import socket
 from typing import Any
 
 import anyio
@@ -43,6 +45,23 @@ async def test_a_queue_and_a_lock_through_a_queue(start_method: str) -> None:
         await answers.join()
     await process.join()
     assert process.exitcode == 0
+
+
+async def test_the_stdlibs_connection_beside_a_lambda() -> None:
+    """What needs cloudpickle takes descriptors of sockets and of the stdlib's connections along."""
+    queue: Queue[Any] = Queue()
+    here, there = multiprocessing.Pipe()
+    left, right = socket.socketpair()
+    factor = 3
+    await queue.put((lambda x: x * factor, there, right))
+    there.close()
+    right.close()
+    function, connection, sock = await queue.get()
+    with here, left, connection, sock:
+        connection.send(function(2))
+        assert here.recv() == 6
+        sock.send(b"x")
+        assert left.recv(1) == b"x"
 
 
 async def test_a_consumer_that_dies_loses_its_tasks() -> None:
