@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 import time
@@ -94,11 +95,16 @@ _waited: dict[str, int] = {}  # nanoseconds by thread; those that have ended cou
 
 
 def _waited_for_a_cpu() -> float:
-    """Seconds that threads of this process were ready to run and the machine was busy with others."""
+    """Seconds that threads of this process were ready to run and the machine was busy or not ours.
+
+    Source: proc_pid_schedstat(5), proc_stat(5) (steal).
+    """
     for thread in os.listdir("/proc/self/task"):
         with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/schedstat") as stat:
             _waited[thread] = int(stat.read().split()[1])
-    return sum(_waited.values()) / 1e9
+    with open("/proc/stat") as stat:
+        stolen = int(stat.readline().split()[8]) / os.sysconf("SC_CLK_TCK")
+    return stolen + sum(_waited.values()) / 1e9
 
 
 class Ticks:
@@ -122,6 +128,7 @@ async def aecho_ticking(inbox: Any, outbox: Any, wire: Wire) -> None:
     """Send everything back while another task ticks; tell its longest gaps."""
     import anyio
 
+    importlib.import_module("numpy")  # else the first array's unpickling does that
     ticks = Ticks()
     async with anyio.create_task_group() as group:
         group.start_soon(ticks.run)
