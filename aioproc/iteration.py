@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sized
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Sized
 from concurrent.futures import CancelledError
+from functools import partial
 from itertools import islice
 from typing import Any, Generic, Self, TypeVar
-from weakref import WeakMethod
+from weakref import WeakMethod, ref
 
 import anyio
 
@@ -80,6 +81,7 @@ class Results(_Iteration[T]):
         window: int,
     ) -> None:
         super().__init__(books)
+        self._feeding: Stop | None = None
         self._length = len(source) if isinstance(source, Sized) else None
         self._chunksize = chunksize
         self._take_on = take_on
@@ -93,9 +95,10 @@ class Results(_Iteration[T]):
         self._failure: BaseException | None = None
         self._exhausted = False
         self._chunks: Iterator[list[Any]] | None = None
+        self._chunk: list[Any] = []
+        self._told = _weakly(self._one_ended)  # a consumer that leaves an `async for` just forgets us
         self._pull: Callable[[], Any] | None = None
         self._close: Callable[[], Any] | None = None
-        self._feeding: Stop | None = None
         self._wants: Ticket | None = None
         if isinstance(source, AsyncIterable):
             items = aiter(source)
@@ -181,7 +184,7 @@ class Results(_Iteration[T]):
         self._failure, self._exhausted = failure, True
 
     def _submit(self, chunk: list[Any]) -> None:
-        self._pending.append(self._take_on(chunk, self._one_ended))
+        self._pending.append(self._take_on(chunk, self._told))
 
     def _one_ended(self, result: AsyncResult[Any]) -> None:
         if not self._ordered:
@@ -191,40 +194,39 @@ class Results(_Iteration[T]):
     def _feed_in_background(self) -> None:
         # Results are handed out while the input is slow, so somebody else waits for the input.
         if self._feeding is None:
-            self._feeding = self._loop.spawn(self._feed, f"feed {self._name}")
+            assert self._pull is not None
+            feed = partial(_feed, ref(self), self._books, self._pull, self._close, self._name)
+            self._feeding = self._loop.spawn(feed, f"feed {self._name}")
         elif self._wants is not None and len(self._pending) < self._window:
             self._loop.wake(self._wants)
 
-    async def _feed(self) -> None:
-        assert self._pull is not None
-        chunk: list[Any] = []
-        try:
-            while True:
-                while len(self._pending) >= self._window:
-                    self._wants = self._loop.ticket()
-                    await self._wants
-                await self._books.room()
-                chunk.append(await self._pull())
-                if len(chunk) == self._chunksize:
-                    self._submit(chunk)
-                    chunk = []
-        except StopAsyncIteration:
-            if chunk:
-                self._submit(chunk)
-            self._exhausted = True
-        except Exception as failure:
-            self._fail(failure)
-        except anyio.get_cancelled_exc_class():
-            if not self._exhausted:  # not because the consumer left: the input's own, or everybody's
-                self._fail(CancelledError(f"the input of {self._name} was cancelled"))
-        try:
-            if self._close is not None:
-                await shielded(self._close)
-        except Exception as failure:
-            self._failure = self._failure or failure
-        finally:
-            self._exhausted = True
-            self._tell()
+    def _room(self) -> Ticket | None:
+        """What to wait for when as much as may be is on its way."""
+        if len(self._pending) < self._window:
+            return None
+        self._wants = self._loop.ticket()
+        return self._wants
+
+    def _read(self, item: Any) -> None:
+        self._chunk.append(item)
+        if len(self._chunk) == self._chunksize:
+            self._submit_read()
+
+    def _submit_read(self) -> None:
+        chunk, self._chunk = self._chunk, []
+        if chunk:
+            self._submit(chunk)
+
+    def _all_was_read(self, failure: BaseException | None = None) -> None:
+        """The input has ended, or it failed; who waits is told when it is closed."""
+        if failure is None:
+            self._submit_read()
+        if not self._exhausted:  # else the consumer has left, and it was cancelled for that
+            self._failure, self._exhausted = failure, True
+
+    def _input_was_closed(self, failure: BaseException | None) -> None:
+        self._failure, self._exhausted = self._failure or failure, True
+        self._tell()
 
     def terminated(self) -> None:
         """The pool was: what is left of the input will not be read, and who waits for it learns of that."""
@@ -251,8 +253,47 @@ class Results(_Iteration[T]):
         for result in pending:
             _let_go(result)
 
+    def __del__(self) -> None:
+        if self._feeding is not None and not self._exhausted:
+            self._loop.from_thread(self._feeding)
+
     def __repr__(self) -> str:
         return f"<Results of {self._name}: {len(self._pending)} on their way>"
+
+
+async def _feed(
+    results: Callable[[], Results[Any] | None],
+    books: Books,
+    pull: Callable[[], Awaitable[Any]],
+    close: Callable[[], Any] | None,
+    name: str,
+) -> None:
+    """Read a slow input for results, which only their consumer keeps alive."""
+
+    def tell(what: Callable[..., T], *args: Any) -> T | None:
+        found = results()
+        return None if found is None else what(found, *args)
+
+    try:
+        while True:
+            while ticket := tell(Results._room):
+                await ticket
+            await books.room()
+            tell(Results._read, await pull())
+    except StopAsyncIteration:
+        tell(Results._all_was_read)
+    except Exception as failure:
+        tell(Results._all_was_read, failure)
+    except anyio.get_cancelled_exc_class():
+        tell(Results._all_was_read, CancelledError(f"the input of {name} was cancelled"))
+    closing: BaseException | None = None
+    try:
+        if close is not None:
+            await shielded(close)
+    except Exception as failure:
+        closing = failure
+    finally:
+        tell(Results._input_was_closed, closing)
 
 
 class Stream(_Iteration[T]):

@@ -229,6 +229,30 @@ async def test_slow_input_holds_up_no_result() -> None:
         assert await anext(results) == 4
 
 
+@pytest.mark.parametrize("waits_for", ["the input", "the consumer"])
+async def test_who_leaves_the_loop_ends_the_input(waits_for: str) -> None:
+    """A consumer that breaks out of an `async for` closes the input, whatever its reader waits for."""
+    closed = anyio.Event()
+
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            for number in range(100):
+                if waits_for == "the input" and number == 10:
+                    await anyio.sleep_forever()
+                yield number
+        finally:
+            closed.set()
+
+    async with AsyncPool(1) as pool:
+        async for _ in pool.imap(tasks.square, numbers()):
+            if waits_for == "the consumer":
+                await anyio.wait_all_tasks_blocked()
+            break
+        with anyio.fail_after(10):
+            await closed.wait()
+        assert await pool.apply(tasks.square, (3,)) == 9
+
+
 async def test_iterable_that_raises_midway() -> None:
     """The results before it come out, then its error."""
 
