@@ -15,6 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
@@ -159,47 +160,48 @@ class Line:
             fd: What they wait for.
             then: What to do afterwards, if it happens later: in the thread of the loop.
         """
-        if self.is_gone:
+        if self.is_gone or self._is_woken_here():
             return True
-        if self._loop is None:
-            return self._wake_anyhow(fd, then)
-        if not self._loop.is_running() or self._loop is sys.modules["asyncio"]._get_running_loop():
-            self.unregister()
-            return True
+        soon, undo = self._ways(fd)
 
         def later() -> None:
-            self.unregister()
+            undo()
             if then is not None:
                 then()
 
         try:
-            self._loop.call_soon_threadsafe(later)
-        except RuntimeError:  # closed just now
+            soon(later)
+        except RuntimeError:  # the loop has ended just now
             return True
         return False
 
-    def _wake_anyhow(self, fd: int, then: Callable[[], None] | None) -> bool:
-        """The same for trio's loop; in its own thread the handle tells it."""
+    def _is_woken_here(self) -> bool:
+        """Wake at once where the loop runs in this thread, or nowhere; under trio the handle does that."""
+        if self._loop is None:
+            return self._where[1][0] == _trio_token()
+        if self._loop.is_running() and self._loop is not sys.modules["asyncio"]._get_running_loop():
+            return False
+        self.unregister()
+        return True
+
+    def _ways(self, fd: int) -> tuple[Callable[[Callable[[], None]], object], Callable[[], None]]:
+        """How to have something called in the loop, and what undoes the registration there."""
+        if self._loop is not None:
+            return self._loop.call_soon_threadsafe, self.unregister
         import anyio
-        from anyio.lowlevel import current_token
 
         token: Any = self._where[1][0]
-        try:
-            if current_token() == token:
-                return True
-        except RuntimeError:  # no loop runs in this thread
-            pass
+        return token.native_token.run_sync_soon, partial(anyio.notify_closing, fd)
 
-        def later() -> None:
-            anyio.notify_closing(fd)
-            if then is not None:
-                then()
 
-        try:
-            token.native_token.run_sync_soon(later)
-        except RuntimeError:  # it has ended
-            return True
-        return False
+def _trio_token() -> object:
+    """What tells the loop that runs in this thread from others; None where none does."""
+    from anyio.lowlevel import current_token
+
+    try:
+        return current_token()
+    except RuntimeError:
+        return None
 
 
 def asyncio_loop() -> Any:
