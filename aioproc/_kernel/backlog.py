@@ -23,6 +23,7 @@ from aioproc._kernel.parcel import Packed
 from aioproc._kernel.waiting import asyncio_loop, spawned, until, until_blocking
 
 Outcome = Callable[[bool], None]
+Kept = tuple[Packed, Handle | None, Outcome | None]
 
 
 class Backlog(Private):
@@ -38,7 +39,7 @@ class Backlog(Private):
     def __init__(self, writer: Channel, reader: Channel) -> None:
         self._channel = writer
         self._reader = reader
-        self.kept: deque[tuple[Packed, Handle | None, Outcome | None]] = deque()
+        self.kept: deque[Kept] = deque()
         self._lock = threading.Lock()
         self._writing = False
         self._loop: Any = None  # asyncio's, if a task of it writes
@@ -51,17 +52,38 @@ class Backlog(Private):
         return len(self.kept)
 
     def keep(self, packed: Packed, tail: Handle | None, outcome: Outcome | None, in_loop: bool) -> None:
-        """Keep what was packed and see to it that it is written; ``outcome`` is told whether it was sent."""
+        """Keep what was packed and see to it that it is written; ``outcome`` is told whether it was sent.
+
+        Raises:
+            OSError: No descriptor is free for what goes along; it is not kept.
+            RuntimeError: Nobody can write it: no loop runs, and no thread can be started. It is not kept.
+        """
         hold(packed)  # what it was made of may change, or be closed, from now on
+        item = packed, tail, outcome
         with self._lock:
-            self.kept.append((packed, tail, outcome))
+            self.kept.append(item)
             self._mind_the_end()
             is_written, self._writing = self._writing and not self._is_stuck(), True
         if is_written:
             return
         self._loop = asyncio_loop() if in_loop else None
         if not (in_loop and spawned(self._write)):
-            self._start_thread()
+            try:
+                self._start_thread()
+            except RuntimeError:
+                if self._withdrawn(item):
+                    with suppress(BlockingIOError, Crowded):
+                        self.pump()  # which sees to the end, if nothing is left
+                    raise
+
+    def _withdrawn(self, item: Kept) -> bool:
+        """Keep an item no longer; False when it has been written meanwhile."""
+        with self._lock:
+            for place, kept in enumerate(self.kept):
+                if kept is item:
+                    del self.kept[place]
+                    return True
+        return False
 
     def _is_stuck(self) -> bool:
         """Whether the loop of the task that writes was closed and the task not cancelled."""

@@ -48,6 +48,13 @@ class Work:
         self.loop = loop
         self.stdin = stdin
 
+    def __repr__(self) -> str:  # as it stands in the error when it cannot be pickled
+        call = {name: value for name, value in vars(self.owner).items() if name in _CALLS and value}
+        return f"{self.owner!r} with {call}"
+
+
+_CALLS: Final = {"_target", "_args", "_kwargs", "initializer", "initargs"}
+
 
 class Unwinding(SystemExit):
     """Raised in the main thread of a plain child by SIGTERM, so that its ``finally`` blocks run."""

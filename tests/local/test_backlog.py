@@ -105,6 +105,28 @@ def test_kept_without_a_free_descriptor(make: Callable[[], Any]) -> None:
     assert queue.qsize() == 0
 
 
+@pytest.mark.parametrize("make", QUEUES)
+def test_kept_without_a_thread(make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody could write what must wait, the put fails, and the item is not put."""
+
+    def no_thread(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    queue, count = make(), 0
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            while True:
+                queue.sync.put(ITEM)
+                count += 1
+    assert queue.qsize() == count
+    for _ in range(count):
+        queue.get_nowait()
+    queue.sync.put("next")
+    assert queue.get_nowait() == "next"
+    assert queue.qsize() == 0
+
+
 class Releases:
     """A lock that does something when it was released by the feeder with nothing left to write."""
 
