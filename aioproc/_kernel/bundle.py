@@ -91,15 +91,25 @@ def highest_free(count: int, purpose: str = "what may come with a message") -> i
     return taken[-1]
 
 
-def bundled(handles: Sequence[Handle]) -> Handle:
-    """One descriptor that stands for many: they lie in a socket pair of their own."""
+def empty() -> tuple[Handle, Handle]:
+    """A socket pair for many descriptors: the end that takes them, and the one that then has them."""
     inside, outside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    whole = Handle(outside.detach())
-    with inside:
-        for start in range(0, len(handles), _PER_MESSAGE):
-            some = [handle.fileno() for handle in handles[start : start + _PER_MESSAGE]]
-            inside.sendmsg([b"+"], rights(*some), SEND_FLAGS)
-    return whole
+    return Handle(inside.detach()), Handle(outside.detach())
+
+
+def filled(ends: tuple[Handle, Handle], handles: Sequence[Handle]) -> Handle:
+    """One descriptor that stands for many, which lie in an empty pair; if that fails, it is empty again."""
+    inside, outside = ends
+    for start in range(0, len(handles), _PER_MESSAGE):
+        some = [handle.fileno() for handle in handles[start : start + _PER_MESSAGE]]
+        try:
+            inside.socket().sendmsg([b"+"], rights(*some), SEND_FLAGS)
+        except OSError:
+            for _ in range(0, start, _PER_MESSAGE):
+                outside.socket().recv(1)
+            raise
+    inside.close()
+    return outside
 
 
 def unbundled(fd: int, count: int) -> list[int]:

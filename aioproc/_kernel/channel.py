@@ -88,10 +88,8 @@ class Channel:
             (self.handle.view or self.handle.socket()).send(packed, SEND_FLAGS)
             return
         pieces, tails = seal(packed), () if tail is None else (tail,)
-        own = () if isinstance(packed, bytes) else packed.rights
         try:
-            if len(own) > bundle.DIRECT_DESCRIPTORS:
-                own = (bundle.bundled(own),)
+            own = () if isinstance(packed, bytes) else _own(packed)
             along = [handle.fileno() for handle in (*own, *tails)]
             self.handle.socket().sendmsg(pieces, rights(*along) if along else (), SEND_FLAGS)
         except OSError as error:
@@ -250,11 +248,20 @@ def seal(packed: Packed) -> Sequence[bytes]:
     return packed.packet
 
 
+def _own(parcel: Parcel) -> Sequence[Handle]:
+    """The descriptors of the object; many become one here that stands for them."""
+    if len(parcel.rights) > bundle.DIRECT_DESCRIPTORS:
+        parcel.rights = [bundle.filled(parcel.ends or bundle.empty(), parcel.rights)]
+    return parcel.rights
+
+
 def hold(packed: Packed) -> None:
     """Make the packet, and independent of the object: this may change or be closed before it is sent."""
     seal(packed)
     if not isinstance(packed, bytes):
         packed.hold()
+        if len(packed.rights) > bundle.DIRECT_DESCRIPTORS:
+            packed.ends = packed.ends or bundle.empty()  # later none may be free
 
 
 async def sealed_in_loop(parcel: Parcel) -> None:

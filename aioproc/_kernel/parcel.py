@@ -45,6 +45,7 @@ class Parcel:
         flags: What the channel says of it beforehand.
         packet: What is sent, piece by piece, once the channel has sealed the parcel; None before.
         rights: The descriptors that are sent with the packet.
+        ends: A socket pair for them, where they are too many for one packet and must wait.
     """
 
     buffers: Sequence[memoryview] = ()
@@ -52,6 +53,7 @@ class Parcel:
     flags = 0
     packet: Sequence[bytes] | None = None
     rights: Sequence[Handle] = ()
+    ends: tuple[Handle, Handle] | None = None
 
     def __init__(self, pieces: Sequence[Any]) -> None:
         self.pieces = pieces
@@ -222,28 +224,26 @@ def _parcel_by_value(obj: object, failure: Exception) -> Parcel:
 
 
 @cache
-def _cloudpickler() -> Any:
-    from cloudpickle import Pickler
+def _extended(cloudpickler: Any) -> Any:
+    """cloudpickle's pickler, with a table of what else is reduced in a way of its own."""
 
-    class ByValue(Pickler):  # type: ignore[misc]
-        """cloudpickle, which reduces the stdlib's sockets and connections as we do."""
-
+    class Extended(cloudpickler):  # type: ignore[misc]
         def __init__(self, file: io.BytesIO, callback: Any, table: dict[type, Any]) -> None:
-            self._table = ChainMap(Pickler.dispatch_table, table)
+            self._table = ChainMap(cloudpickler.dispatch_table, table)
             super().__init__(file, 5, buffer_callback=callback)
 
         @property
         def dispatch_table(self) -> Any:
             return self._table
 
-    return ByValue
+    return Extended
 
 
 def _by_value(
     obj: object, callback: Callable[[pickle.PickleBuffer], bool] | None, failure: Exception
 ) -> bytes:
     try:
-        pickler = _cloudpickler()
+        import cloudpickle
     except ImportError:
         raise pickle.PicklingError(
             f"cannot pickle {_named.repr(obj)}: {failure} (lambdas, closures and a notebook's functions "
@@ -251,7 +251,8 @@ def _by_value(
         ) from failure
     file = io.BytesIO()
     try:
-        pickler(file, callback, _Tables.plain if callback is None else _Tables.message).dump(obj)
+        table = _Tables.plain if callback is None else _Tables.message
+        _extended(cloudpickle.Pickler)(file, callback, table).dump(obj)
     except Exception as second:
         raise pickle.PicklingError(f"cannot pickle {_named.repr(obj)}: {second}") from failure
     return file.getvalue()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Final
 
 from aioproc._kernel import channel as packets
 from aioproc._kernel.arguments import integer
+from aioproc._kernel.arrears import Arrears
 from aioproc._kernel.backlog import Backlog
 from aioproc._kernel.bell import Bell
 from aioproc._kernel.channel import Arrival, Channel, Crowded
@@ -49,6 +49,7 @@ class Store(Intake):
         self._getters = getters
         self._putters = putters
         self.backlog = Backlog(writer, reader)
+        self._arrears = Arrears(ledger)
         # a put may wait: for a place, or a moment, until somebody has looked through the counts
         self.may_wait = ledger.marks is not None
         self.tasks = None if ledger.tally is None else Tasks(ledger, reader)
@@ -156,8 +157,8 @@ class Store(Intake):
                 task = None if tally is None else Handle(reopened(tally.work), forks=False)
                 if self.backlog.kept or not self._sent(packed, task):
                     packets.hold(packed)  # or it fails, while the entry is still ours
-                    held, entry = Handle(entry, forks=False), -1
-                    self.backlog.keep(packed, task, partial(self._written, held), in_loop)
+                    entry, task = self._arrears.add(entry, task)
+                    self._keep_counted(packed, task, in_loop)
                 elif tally is not None:
                     tally.note(tally.sent)
             except OSError:
@@ -168,12 +169,12 @@ class Store(Intake):
             raise
         ledger.leave(entry)
 
-    def _written(self, entry: Handle, sent: bool) -> None:
-        if not sent:
-            self.ledger.give_place()
-        elif self.ledger.tally is not None:
-            self.ledger.tally.note(self.ledger.tally.sent)
-        self.ledger.ended(entry)
+    def _keep_counted(self, packed: Packed, task: Handle | None, in_loop: bool) -> None:
+        try:
+            self.backlog.keep(packed, task, self._arrears.settle, in_loop)
+        except RuntimeError:
+            self._arrears.settle(sent=False)
+            raise
 
     @property
     def putters(self) -> bool:

@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from aioproc import JoinableQueue, Pipe, Queue
+from aioproc._kernel.backlog import Backlog
 from tests.conftest import BACKENDS
 from tests.local.test_process_programs import LIMIT_SECONDS, program
 from tests.shared import spare_descriptors
@@ -124,6 +125,29 @@ def test_kept_without_a_thread(make: Callable[[], Any], monkeypatch: pytest.Monk
         queue.get_nowait()
     queue.sync.put("next")
     assert queue.get_nowait() == "next"
+    assert queue.qsize() == 0
+
+
+@pytest.mark.parametrize("make", QUEUES)
+def test_many_are_kept_without_a_free_descriptor(
+    make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many items wait for room, they take no descriptor each; nor does it take any to write them."""
+    monkeypatch.setattr(Backlog, "_start_thread", lambda self: None)  # this test writes
+    queue = make()
+    many = [Pipe()[0] for _ in range(20)]
+    with spare_descriptors(200):
+        count = put_until_kept(queue)
+        queue.put_nowait(many)
+        for number in range(500):
+            queue.put_nowait(number)
+        for _ in range(count):
+            assert queue.get_nowait() == ITEM
+        with spare_descriptors(0):
+            queue._store.pump()
+            assert len(queue._store.backlog) < 500
+    assert len(queue.get_nowait()) == 20
+    assert [queue.get_nowait() for _ in range(500)] == list(range(500))
     assert queue.qsize() == 0
 
 
