@@ -96,9 +96,9 @@ event: clear
 event: wait waits for set
     epoll_del yield poll epoll_add yield eventfd_write sleep yield poll yield
 condition: wait waits for notify
-    yield recvmsg sendmsg close ioctl sendmsg close epoll_wait yield recvmsg recvmsg dup poll sendmsg
-    close close close ioctl recvmsg sendmsg close close close close sleep yield epoll_wait recvmsg
-    recvmsg sendmsg close yield
+    yield recvmsg epoll_wait sendmsg close ioctl sendmsg close epoll_wait yield recvmsg recvmsg dup
+    poll sendmsg close close close ioctl recvmsg sendmsg close close close close sleep yield epoll_wait
+    recvmsg recvmsg sendmsg close yield
 pool: call, in the parent
     send sleep recv_into yield
 pool: call, in the worker

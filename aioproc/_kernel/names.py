@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from aioproc._kernel.forks import no_fork
 from aioproc._kernel.handle import Handle, SocketView
-from aioproc._kernel.rights import RECEIVE_FLAGS, SEND_FLAGS, receive, rights
+from aioproc._kernel.rights import RECEIVE_FLAGS, SEND_FLAGS, explained, receive, rights
 
 PAIRS: Final = 4  # each end of each is a queue; one takes some 550 names where wmem_max is 208 KiB
 DESCRIPTORS: Final = 1 + 2 * PAIRS
@@ -105,10 +105,7 @@ class Names:
             except BlockingIOError:
                 pass
             except OSError as error:
-                if error.errno == errno.ETOOMANYREFS:
-                    message = "this user has too many descriptors in flight (ulimit -n)"
-                    raise OSError(error.errno, message) from error
-                raise
+                raise explained(error) from None
         raise OSError(errno.ENOSPC, "no more names fit into this meeting (net.core.wmem_max)")
 
     def close(self) -> None:

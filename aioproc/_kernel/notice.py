@@ -6,6 +6,7 @@ ticket's heirs, that is this line, get the notification.
 
 from __future__ import annotations
 
+import math
 import socket
 import weakref
 from functools import partial
@@ -17,7 +18,7 @@ from aioproc._kernel.place import Place, Places
 from aioproc._kernel.rights import Received
 from aioproc._kernel.ticket import next_ticket, take_out_the_gone
 from aioproc._kernel.token import Tokens, unread
-from aioproc._kernel.watch import READ
+from aioproc._kernel.watch import HANG_UP, ONCE, READ
 
 
 class Notices:
@@ -51,10 +52,7 @@ class Notices:
             if ticket is None:
                 return False
             ticket.inherit(self._shared[0].fileno())
-            try:
-                return ticket.put(self._token_line)
-            except BlockingIOError:  # no room: the owner sees its ticket gone, and stands in line himself
-                return True
+            return ticket.put(self._token_line)
 
     def sweep(self) -> bool:
         """Take the tickets of the gone out of the line, for who has the token; False if there was none."""
@@ -67,10 +65,13 @@ class NoticePlace(Place):
     """Where the tasks of one loop, or one thread, wait to be notified and given the token.
 
     When a process dies with the token, or with the last of our tickets, it may have been about to notify:
-    then those who wait here ask for the token as they are, to look what has changed.
+    then those who wait here ask for the token as they are, to look what has changed. Others may have made the
+    token anew before we look at its pipe; so the byte that they left in it counts as well.
     """
 
     free = 0  # a free token is nothing for who was not notified
+    death = READ | HANG_UP | ONCE
+    most = math.inf  # a notification is for one who waits already
 
     def __init__(self, source: Tokens, line: Handle, notices: Notices) -> None:
         self.got_late = False
@@ -79,6 +80,12 @@ class NoticePlace(Place):
         super().__init__(source, line)
         self._token_line = SocketView(source.back)
 
+    def join(self) -> None:
+        """One more waits here, and has the token: what tells of a death tells of one before this wait."""
+        if not self.waiters:
+            self.watch.ready()
+        super().join()
+
     def attempt(self) -> None:
         """Take a token that was sent here, or, after a death, a free one.
 
@@ -86,9 +93,12 @@ class NoticePlace(Place):
             BlockingIOError: Not yet.
         """
         ready = self.watch.ready()
-        if self._arrived(ready):
+        self._note_lost(ready)
+        if self._hung_up(ready):
+            self._ask()  # also if a token came: that is for one of us
+        if self._mine.fileno() in ready and self._came():
             return None
-        if not self._tickets or self._hung_up(ready):
+        if not self._tickets:
             self._ask()
         self._recover(ready)
         if self.stale:
@@ -109,7 +119,9 @@ class NoticePlace(Place):
 
     def _ask(self) -> None:
         """Have a ticket in the token's line for everybody here; who comes later waits at a new place."""
-        self.stale, self.free = True, READ
+        self.stale, self.free, self.death = True, READ, HANG_UP
+        for pipe in self._source.pipes():
+            self.watch.change(pipe, self.death)
         try:
             while self._asking < self.waiters:
                 self._send_ticket(self._token_line)

@@ -5,6 +5,7 @@ Source: unix(7), shutdown(2), epoll(7), proc(5) (/proc/self/fd).
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -13,12 +14,13 @@ from typing import Final, Generic, Protocol, TypeVar
 from aioproc._kernel.forks import Private, no_fork
 from aioproc._kernel.handle import Handle, SocketView
 from aioproc._kernel.reopening import reopening_pipe
-from aioproc._kernel.rights import SEND_FLAGS, Received, receive, rights
+from aioproc._kernel.rights import SEND_FLAGS, Received, explained, receive, rights
 from aioproc._kernel.ticket import TICKET
 from aioproc._kernel.waiting import loop_key
 from aioproc._kernel.watch import HANG_UP, ONCE, READ, WRITE, Watch
 
 PACKET_BYTES: Final = 16
+MOST_TICKETS: Final = 16  # at once: a user may have no more descriptors in flight than `ulimit -n` says
 IDLE_PLACES: Final = 1  # kept for the next wait: making one costs ten system calls
 
 
@@ -38,12 +40,15 @@ class Source(Protocol):
 class Place(Private):
     """Where the tasks of one loop, or one thread, wait for tokens.
 
-    Each of them has a ticket in the line. A ticket carries the other end of our private socket, and the
-    writing end of a pipe, its receipt: when the last one is closed, no ticket of ours is left anywhere. With
-    the token the receipt comes back; so the pipe hangs up only when a ticket was lost.
+    Each of them has a ticket in the line, or will have one after turns of others here. A ticket carries the
+    other end of our private socket, and the writing end of a pipe, its receipt: when the last one is closed,
+    no ticket of ours is left anywhere. With the token the receipt comes back; so the pipe hangs up only when
+    a ticket was lost.
     """
 
     free: int = READ  # what to watch the free tokens for
+    death: int = HANG_UP  # and the pipes
+    most: float = MOST_TICKETS
     _spare: int | None = None  # the receipt that came back, while no ticket of ours is anywhere
 
     def __init__(self, source: Source, line: Handle) -> None:
@@ -67,7 +72,7 @@ class Place(Private):
         self.watch.add(source.back, self.free)
         self.watch.add(self._receipt, HANG_UP | ONCE)
         for pipe in source.pipes():
-            self.watch.add(pipe, HANG_UP)
+            self.watch.add(pipe, self.death)
 
     def join(self) -> None:
         """One more waits here."""
@@ -137,7 +142,7 @@ class Place(Private):
 
     def _hung_up(self, ready: dict[int, int]) -> list[int]:
         pipes = [pipe.fileno() for pipe in self._source.pipes()]
-        return [pipe for pipe in pipes if ready.get(pipe, 0) & HANG_UP]
+        return [pipe for pipe in pipes if ready.get(pipe, 0) & self.death]
 
     def _recover(self, ready: dict[int, int]) -> None:
         for pipe in self._hung_up(ready):
@@ -148,13 +153,17 @@ class Place(Private):
         return self._mine.closed
 
     def _post(self) -> None:
-        while self._tickets < self.waiters:
+        while self._tickets < min(self.waiters, self.most):
             try:
                 self._send_ticket(self._line)
             except BlockingIOError:
                 if self._found_no_room():
                     continue
                 return
+            except OSError as error:
+                if error.errno == errno.ETOOMANYREFS and self._tickets:
+                    return  # a turn here makes room for the next one's
+                raise explained(error) from None
             self._tickets += 1
         if self._crowded:
             self._wait_for_room(False)

@@ -1,10 +1,11 @@
 """Descriptors in packets: attempts to send and receive them.
 
-Source: unix(7) (SCM_RIGHTS), recvmsg(2) (MSG_CMSG_CLOEXEC, MSG_CTRUNC).
+Source: unix(7) (SCM_RIGHTS, ETOOMANYREFS), recvmsg(2) (MSG_CMSG_CLOEXEC, MSG_CTRUNC).
 """
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from functools import cache
@@ -38,6 +39,13 @@ def rights(*descriptors: int) -> Rights:
 def descriptors_in(data: bytes) -> tuple[int, ...]:
     """What `recvmsg` gives as the data of SCM_RIGHTS, as numbers."""
     return _ints(len(data) // INT.size).unpack(data)
+
+
+def explained(error: OSError) -> OSError:
+    """The error of a send; where the kernel's words say little, ours."""
+    if error.errno != errno.ETOOMANYREFS:
+        return error
+    return OSError(errno.ETOOMANYREFS, "this user has too many descriptors in flight (ulimit -n)")
 
 
 def receive(view: SocketType, length: int, most: int, flags: int = 0) -> Received:

@@ -52,11 +52,16 @@ class Ticket:
         return True
 
     def put(self, line: socket.socket) -> bool:
-        """Put it at the end of a line; False when its owner and all heirs have died or left."""
+        """Put it at the end of a line; False when its owner and all heirs have died or left.
+
+        Without room it is closed: its owner sees that it is gone, and stands in line himself.
+        """
         if hung_up(self._descriptors[0]):
             return self._succeeded() and self.put(line)
         try:
             line.sendmsg([TICKET], rights(*self._descriptors), SEND_FLAGS)
+        except BlockingIOError:
+            pass
         finally:
             self.close()
         return True

@@ -26,7 +26,7 @@ from aioproc._kernel.forks import Private, no_fork
 from aioproc._kernel.handle import Handle, SocketView
 from aioproc._kernel.place import PACKET_BYTES, Place, Places
 from aioproc._kernel.reopening import reopening_pipe
-from aioproc._kernel.rights import INT, ONE, RECEIVE_FLAGS, SEND_FLAGS, Received, receive, rights
+from aioproc._kernel.rights import INT, ONE, RECEIVE_FLAGS, SEND_FLAGS, Received, explained, receive, rights
 from aioproc._kernel.ticket import Ticket, next_ticket, take_out_the_gone
 from aioproc._kernel.waiting import checkpoint, spent, until_blocking, until_blocking_later, until_later
 from aioproc._kernel.watch import hung_up
@@ -35,6 +35,7 @@ MOST_PIPES: Final = 128
 LINE_BYTES: Final = 1 << 20
 LEFT_TICKETS: Final = 32  # of this process's cancelled waits, between two sweeps of the line
 
+DEATH: Final = b"d"
 _TOKEN: Final = struct.Struct("=BB")  # abandoned, number of its pipe
 
 
@@ -181,17 +182,20 @@ class Tokens(Private):
     # Giving
 
     def release(self) -> None:
-        """Give a token to whoever has waited longest.
+        """Give a token to whoever has waited longest; of several, an unmarked one, as the mark stays.
 
         Raises:
             ValueError: This process holds none.
         """
         with no_fork:
-            try:
-                fd, packet = self._held.pop()
-            except IndexError:
-                raise ValueError("released by a process that does not hold it") from None
+            if not self._held:
+                raise ValueError("released by a process that does not hold it")
+            fd, packet = self._held.pop(self._unmarked() if len(self._held) > 1 else 0)
             self._hand_over(fd, _TOKEN.pack(False, packet[1]))
+
+    def _unmarked(self) -> int:
+        """Where one lies whose last holder did not die with it; else the last."""
+        return next((place for place, (_, packet) in enumerate(self._held) if not packet[0]), -1)
 
     def pass_on(self, got: Received) -> None:
         """Hand over a token that arrived for nobody, with its mark."""
@@ -258,7 +262,8 @@ class Tokens(Private):
     def recover(self, descriptor: int) -> None:
         """Make the tokens of a pipe that hung up anew, unless another process is just doing it.
 
-        Only who has the flock makes any, and only while no writing end exists, so none is made twice.
+        Only who has the flock makes any, and only while no writing end exists, so none is made twice. A byte
+        in the pipe tells of the death when that does not hang up any more; see `NoticePlace`.
         """
         path = f"/proc/self/fd/{descriptor}"
         with no_fork:
@@ -266,6 +271,7 @@ class Tokens(Private):
             try:
                 fcntl.flock(election, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if hung_up(descriptor):
+                    os.read(election, self.count)  # what was told of the deaths before
                     self._make(path, [pipe.fileno() for pipe in self.pipes()].index(descriptor))
             except BlockingIOError:
                 pass
@@ -274,7 +280,9 @@ class Tokens(Private):
 
     def _make(self, path: str, pipe: int) -> None:
         for _ in range(pipe, self.count, len(self._pipes)):
-            self._hand_over(os.open(path, os.O_WRONLY | os.O_NONBLOCK), _TOKEN.pack(True, pipe))
+            fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+            os.write(fd, DEATH)
+            self._hand_over(fd, _TOKEN.pack(True, pipe))
 
 
 _here: weakref.WeakValueDictionary[tuple[int, int], Tokens] = weakref.WeakValueDictionary()
@@ -317,6 +325,8 @@ def free_tokens(count: int, pipes: int) -> tuple[int, int, Handle, Handle, Handl
             raise ValueError(
                 f"at most {number}: no more fit into a socket here (net.core.wmem_max)"
             ) from None
+        except OSError as error:
+            raise explained(error) from None
     ends = [reading for reading, _ in made]
     return count, pipes, front, back, ends[0] if pipes == 1 else _ledger(ends)
 

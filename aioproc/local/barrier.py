@@ -183,7 +183,7 @@ class SyncBarrier:
         try:
             try:
                 if last:
-                    barrier._acted(round_)
+                    _done(barrier._acted(round_))
                     verdict = round_.give(GO)
                 else:
                     limit = barrier._limit(timeout)
@@ -210,6 +210,14 @@ class SyncBarrier:
 
     def __repr__(self) -> str:
         return repr(self.aio)
+
+
+def _done(result: object) -> None:
+    """Refuse what would have to be awaited where no task is."""
+    if inspect.iscoroutine(result):
+        result.close()
+    if inspect.isawaitable(result):
+        raise TypeError("the action must be a plain function where the last to arrive is no task")
 
 
 def _check(verdict: bytes) -> None:

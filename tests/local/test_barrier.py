@@ -162,7 +162,10 @@ def test_no_descriptor_to_break_it_with() -> None:
 
 
 async def test_action(anyio_backend: Any) -> None:
-    """The last one calls it, once a round; it may be a coroutine function; its failure breaks the barrier."""
+    """The last one calls it, once a round; it may be a coroutine function; its failure breaks the barrier.
+
+    So does a coroutine function where the last one is a thread, which cannot await it.
+    """
     called: list[int] = []
 
     async def note() -> None:
@@ -178,6 +181,11 @@ async def test_action(anyio_backend: Any) -> None:
     with pytest.raises(TimeoutError, match="mine"):
         await failing.wait()
     assert failing.broken
+    awaited = Barrier(1, action=note)
+    with pytest.raises(TypeError, match="plain function"):
+        awaited.sync.wait()
+    assert awaited.broken
+    assert called == [1, 1]
 
 
 async def test_errors_and_repr(anyio_backend: Any) -> None:

@@ -18,6 +18,7 @@ import aioproc
 from aioproc import Condition, Lock, NotOwner, Process, RLock
 from aioproc._kernel.ticket import Ticket
 from aioproc._kernel.token import LEFT_TICKETS
+from tests.crash.killing import died, forked
 from tests.local import sync_children as children
 from tests.local.lock_children import voluntary_switches
 from tests.shared import Shared, Wire, spare_descriptors
@@ -95,6 +96,26 @@ async def test_death_with_the_lock_wakes_who_waits(anyio_backend: Any) -> None:
     assert sorted([await words.ahear() for _ in work]) == [0, 1, 2]
     for process in (holder, *work):
         await process.join()
+
+
+async def test_a_death_that_others_saw_first_wakes_who_waits(anyio_backend: Any) -> None:
+    """Also who can look only when somebody has had the lock since; a death before the wait wakes nobody."""
+    lock, wire = Lock(), Wire()
+    conditions = Condition(lock), Condition(lock)
+    for _ in range(2):
+        async with anyio.create_task_group() as group:
+            for number, condition in enumerate(conditions):
+                group.start_soon(children.wait_once_async, condition, wire, [number])
+                await waiting(condition, 1)
+            assert not died(forked(lock.sync.acquire))
+            assert lock.sync.acquire(False)
+            assert lock.abandoned
+            lock.release()
+            assert sorted([await wire.ahear() for _ in conditions]) == [0, 1]
+        for condition in conditions:
+            async with condition:
+                assert not await condition.wait(timeout=0)
+                condition.notify_all()  # the tickets of waits in vain leave the line
 
 
 async def test_random_kills_of_consumers(anyio_backend: Any) -> None:

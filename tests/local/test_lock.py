@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -15,11 +17,20 @@ import pytest
 
 import aioproc
 from aioproc import Process
+from aioproc._kernel.channel import Crowded, channel
+from aioproc._kernel.handle import Handle
+from aioproc._kernel.parcel import pack
+from aioproc._kernel.place import MOST_TICKETS
+from aioproc._kernel.rights import SEND_FLAGS, rights
+from aioproc._kernel.ticket import TICKET, Ticket
+from aioproc._kernel.token import LEFT_TICKETS
 from aioproc.local.lock import Lock
+from tests.conftest import BACKENDS
+from tests.crash.killing import died, forked
 from tests.local import lean_children
 from tests.local import lock_children as children
 from tests.local.lock_children import COUNT, INSIDE, TWICE
-from tests.shared import Shared, Wire
+from tests.shared import Shared, Wire, become_another_user
 
 pytestmark = pytest.mark.anyio
 
@@ -141,6 +152,63 @@ async def test_first_come_first_served(anyio_backend: Any) -> None:
     await tasks.result()
 
 
+async def test_many_tasks_have_few_tickets(anyio_backend: Any) -> None:
+    """The descriptors that lie in the line are the user's, who may have few; all tasks have their turn."""
+    lock, turns = Lock(), list[int]()
+
+    async def turn(number: int) -> None:
+        async with lock:
+            turns.append(number)
+
+    await lock.acquire()
+    async with anyio.create_task_group() as group:
+        for number in range(100):
+            group.start_soon(turn, number)
+        await anyio.wait_all_tasks_blocked()
+        assert lock._tokens.waiting == MOST_TICKETS
+        lock.release()
+    assert sorted(turns) == list(range(100))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the limit is not for root, and only root can become another")
+@pytest.mark.parametrize("loop", BACKENDS)
+def test_of_a_user_with_few_descriptors(loop: str) -> None:
+    """More tasks may wait for a lock than descriptors may be in flight; too many locks are an OSError."""
+
+    async def main() -> None:
+        lock = Lock()
+        await lock.acquire()
+        assert not await lock.acquire(timeout=0.001)  # all that is imported late is there
+        become_another_user()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+        lock, turns = Lock(), 0
+
+        async def turn() -> None:
+            nonlocal turns
+            async with lock:
+                turns += 1
+
+        await lock.acquire()
+        async with anyio.create_task_group() as group:
+            for _ in range(300):
+                group.start_soon(turn)
+            await anyio.wait_all_tasks_blocked()
+            lock.release()
+        assert turns == 300
+        left, _right = channel()
+        with suppress(Crowded):
+            while True:
+                left.send(pack([Handle(os.dup(0)) for _ in range(16)]))
+        with pytest.raises(OSError, match=r"in flight \(ulimit -n\)"):
+            Lock()
+
+    def in_loop() -> None:
+        backend, options = BACKENDS[loop]
+        anyio.run(main, backend=backend, backend_options=options)
+
+    assert not died(forked(in_loop))
+
+
 async def test_a_cancelled_wait_takes_nothing_and_loses_nothing(anyio_backend: Any) -> None:
     """Waits cancelled at any moment leave the lock to others, in this process and in another."""
     await cancel_at_random(Lock(), 1500)
@@ -228,6 +296,31 @@ async def test_left_tickets_do_not_fill_the_line(anyio_backend: Any) -> None:
             await anyio.sleep(0.001)
     assert await wire.ahear() == 1
     await waiter.result()
+
+
+async def test_line_that_others_fill_while_it_is_swept(
+    anyio_backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait that ran out of time says so, also if there is no room for a ticket that it had in its hands."""
+    lock, put = Lock(), Ticket.put
+
+    def put_late(ticket: Ticket, line: Any) -> bool:
+        try:
+            while True:
+                line.sendmsg([TICKET], rights(*ticket._descriptors), SEND_FLAGS)
+        except BlockingIOError:
+            return put(ticket, line)
+
+    monkeypatch.setattr(Ticket, "put", put_late)
+    await lock.acquire()
+    async with anyio.create_task_group() as group:
+        group.start_soon(lock.acquire)
+        await standing(lock, 1)
+        for _ in range(LEFT_TICKETS):
+            assert not await lock.acquire(timeout=0)
+            assert not lock.sync.acquire(timeout=0.0001)
+        lock.release()
+    lock.release()
 
 
 async def test_released_by_another_task_or_thread(anyio_backend: Any) -> None:

@@ -12,6 +12,7 @@ import pytest
 import aioproc
 from aioproc import BoundedSemaphore, Process, Semaphore
 from tests.conftest import BACKENDS
+from tests.crash.killing import died, forked
 from tests.local import sync_children as children
 from tests.local.lock_children import COUNT, TWICE, count_up_async, enter, leave
 from tests.local.test_lock import cancel_at_random, competed
@@ -99,6 +100,19 @@ async def test_a_killed_holders_permit_comes_back(anyio_backend: Any, start_meth
     assert limit.get_value() == 3
     for process in holders:
         await process.join()
+
+
+async def test_the_mark_of_a_permit_stays_until_it_is_given_back(anyio_backend: Any) -> None:
+    """Another task of the process that gives back a permit of its own does not take the mark away."""
+    semaphore = BoundedSemaphore(2)
+    await semaphore.acquire()
+    assert not died(forked(semaphore.sync.acquire))
+    await semaphore.acquire()
+    assert semaphore.abandoned
+    semaphore.release()
+    assert semaphore.abandoned
+    semaphore.release()
+    assert not semaphore.abandoned
 
 
 async def test_more_permits_than_pipes(anyio_backend: Any) -> None:
