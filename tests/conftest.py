@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import resource
 import signal
 import threading
 import time
@@ -27,7 +28,7 @@ BACKENDS = {
 }
 NEVER_BLOCKING = {  # every socket call there has MSG_DONTWAIT, which blockbuster cannot see
     "_kernel/channel.py": {"send", "post", "pull", "count"},
-    "_kernel/bundle.py": {"bundled", "unbundled"},
+    "_kernel/bundle.py": {"filled", "unbundled"},
     "_kernel/post.py": {"send", "receive"},
     "_kernel/rights.py": {"receive"},
     "_kernel/token.py": {"take", "_hand_over"},
@@ -39,6 +40,12 @@ NEVER_BLOCKING = {  # every socket call there has MSG_DONTWAIT, which blockbuste
     "_kernel/ticket.py": {"redeem", "put"},
     "_kernel/round.py": {"_packet", "verdict", "give", "arrive", "break_"},
 }
+
+DESCRIPTORS = 20_000  # what the tests of many need; a shell's limit is often 1024, which it may raise
+
+_soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+if 0 <= _soft < DESCRIPTORS:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS if _hard < 0 else min(_hard, DESCRIPTORS), _hard))
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as behind nohup or a shell's `&`: children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
