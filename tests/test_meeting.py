@@ -30,6 +30,7 @@ from blockbuster import BlockBuster
 import aioproc
 from aioproc._kernel import door, names
 from aioproc._kernel import hub as hubs
+from aioproc._kernel.member import Member
 from aioproc._kernel.rights import rights
 from tests.crash.killing import forked
 from tests.hubs import ended, hubs_at, kill_hub, meeting_place
@@ -415,19 +416,29 @@ async def test_inside_the_loop_of_a_member_that_finds_no_hub(
     path: str, monkeypatch: pytest.MonkeyPatch, blocked_loop_guard: BlockBuster
 ) -> None:
     """`meet_sync` in the loop of a member of another meeting, which finds no hub: only that one fails."""
-    entered = door.entered
+    entered, welcomed, asked = door.entered, Member.welcomed, list[Member]()
+
+    def late(self: Member) -> None:
+        asked.append(self)
+        if len(asked) == 1:  # so that it waits, and hears what the other's hub has to say
+            raise BlockingIOError
+        welcomed(self)
+
     async with aioproc.meet(path + "-lost") as lost:
         blocked_loop_guard.deactivate()
         kill_hub(path + "-lost")
         monkeypatch.setattr(door, "entered", lambda at: no_descriptor(at) if at != path else entered(at))
+        monkeypatch.setattr(Member, "welcomed", late)
         with aioproc.meet_sync(path) as other:
             other.Queue("jobs").put("new")
             assert other.Queue("jobs").get() == "new"
         with pytest.raises(RuntimeError, match="Too many open files"):
             lost.Queue("jobs")
         monkeypatch.setattr(door, "entered", entered)
+        monkeypatch.setattr(Member, "welcomed", welcomed)
     async with aioproc.meet(path + "-lost"):
         pass
+    assert all(map(ended, hubs_at(path + "-lost")))
 
 
 @pytest.mark.anyio
