@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import resource
 
 import numpy as np
 import pytest
 
-from aioproc._kernel.channel import Channel, channel, opened_bytes, raw, seal
+from aioproc._kernel.channel import Channel, Crowded, channel, hold, opened_bytes, raw, seal
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.parcel import pack
+from tests.crash.killing import died, forked
+from tests.shared import become_another_user
 
 
 def test_objects_arrive_equal_and_in_order() -> None:
@@ -101,6 +104,31 @@ def test_descriptors_travel() -> None:
     os.write(first.fileno(), b"z")
     assert os.read(r, 1) == b"z"
     os.close(r)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the limit is not for root, and only root can become another")
+def test_many_descriptors_that_fail_half_way() -> None:
+    """When no more of them may be in flight, none is left behind, and the next attempt sends each once."""
+
+    def attempt() -> None:
+        become_another_user()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (800, 800))
+        (filler, drain), (left, right) = channel(), channel()
+        own = [Handle(os.dup(0)) for _ in range(15)]
+        some = pack(own)
+        for _ in range(40):
+            filler.send(some)
+        many = pack([Handle(os.memfd_create("one of many")) for _ in range(300)])
+        hold(many)
+        for _ in range(2):
+            with pytest.raises(Crowded):
+                left.send(many)
+        for _ in range(40):
+            drain.receive()
+        left.send(many)
+        assert len({os.fstat(handle.fileno()).st_ino for handle in right.receive()}) == 300
+
+    assert not died(forked(attempt))
 
 
 def test_a_channel_travels_through_a_channel() -> None:

@@ -307,11 +307,10 @@ def test_too_many_descriptors_in_flight(
             await another.put(bytes(200_000))
         with pytest.raises(OSError, match="in flight"):
             await pipe[0].send(bytes(200_000))
-        many = [Handle(0)] * 20  # which go along as one that holds them
+        many = [Handle(os.dup(0)) for _ in range(20)]  # which go along as one that holds them
         await queue.put((140, many))
         with pytest.raises(OSError, match="in flight"):
             await another.put(many)
-        many[0].detach()
         await anyio.wait_all_tasks_blocked()
         before = attempts
         await anyio.sleep(0.1)
