@@ -62,8 +62,8 @@ class Context:
             raise AttributeError(f"a context has no attribute {name!r}")
         found = getattr(aioproc, name)
         if self._method and name in ("AsyncPool", "ProcessGroup"):
-            starts = {"_context": self, "_Process": self.Process}
-            found = type(name, (found,), {**starts, "__doc__": found.__doc__, "__module__": found.__module__})
+            named = {"__doc__": found.__doc__, "__module__": found.__module__}
+            found = type(name, (found,), {"_context": self, **named})
             setattr(self, name, found)
         return found
 

@@ -44,7 +44,7 @@ class ProcessGroup:
         8 1073741824
     """
 
-    _Process: type[Process[Any]] = Process  # a Context's own class has its own
+    _context: Any = None  # a Context's own class has it
 
     def __init__(self, grace: float = GRACE_SECONDS) -> None:
         if grace < 0:
@@ -117,7 +117,8 @@ class ProcessGroup:
 
     def _as_process(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Process[Any]:
         if not isinstance(target, Process):
-            return self._Process(target=target, args=args, kwargs=kwargs)
+            kind: type[Process[Any]] = self._context.Process if self._context else Process
+            return kind(target=target, args=args, kwargs=kwargs)
         if args or kwargs:
             raise TypeError("a Process has its arguments already; give it alone")
         return target

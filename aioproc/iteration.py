@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Sized
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
 from concurrent.futures import CancelledError
 from functools import partial
 from itertools import islice
@@ -95,15 +95,11 @@ class Results(_Iteration[T]):
         self._failure: BaseException | None = None
         self._exhausted = False
         self._chunks: Iterator[list[Any]] | None = None
-        self._chunk: list[Any] = []
         self._told = _weakly(self._one_ended)  # a consumer that leaves an `async for` just forgets us
-        self._pull: Callable[[], Any] | None = None
-        self._close: Callable[[], Any] | None = None
+        self._input: AsyncIterator[Any] | None = None
         self._wants: Ticket | None = None
         if isinstance(source, AsyncIterable):
-            items = aiter(source)
-            self._pull = items.__anext__
-            self._close = getattr(items, "aclose", None)
+            self._input = aiter(source)
         else:
             self._chunks = _chunks(iter(source), chunksize)
         books.iterations.add(self)
@@ -145,7 +141,7 @@ class Results(_Iteration[T]):
                 else:
                     self._items.extend(value)
             elif self._pending or not self._exhausted:
-                if not self._pending and self._pull is None:
+                if not self._pending and self._input is None:
                     await self._books.room()
                 else:
                     await self._news()
@@ -180,7 +176,7 @@ class Results(_Iteration[T]):
                 return
             self._submit(chunk)
 
-    def _fail(self, failure: BaseException) -> None:
+    def _fail(self, failure: BaseException | None) -> None:
         self._failure, self._exhausted = failure, True
 
     def _submit(self, chunk: list[Any]) -> None:
@@ -194,8 +190,8 @@ class Results(_Iteration[T]):
     def _feed_in_background(self) -> None:
         # Results are handed out while the input is slow, so somebody else waits for the input.
         if self._feeding is None:
-            assert self._pull is not None
-            feed = partial(_feed, ref(self), self._books, self._pull, self._close, self._name)
+            assert self._input is not None
+            feed = partial(_feed, ref(self), self._books, self._input, self._chunksize, self._name)
             self._feeding = self._loop.spawn(feed, f"feed {self._name}")
         elif self._wants is not None and len(self._pending) < self._window:
             self._loop.wake(self._wants)
@@ -207,22 +203,10 @@ class Results(_Iteration[T]):
         self._wants = self._loop.ticket()
         return self._wants
 
-    def _read(self, item: Any) -> None:
-        self._chunk.append(item)
-        if len(self._chunk) == self._chunksize:
-            self._submit_read()
-
-    def _submit_read(self) -> None:
-        chunk, self._chunk = self._chunk, []
-        if chunk:
-            self._submit(chunk)
-
     def _all_was_read(self, failure: BaseException | None = None) -> None:
         """The input has ended, or it failed; who waits is told when it is closed."""
-        if failure is None:
-            self._submit_read()
         if not self._exhausted:  # else the consumer has left, and it was cancelled for that
-            self._failure, self._exhausted = failure, True
+            self._fail(failure)
 
     def _input_was_closed(self, failure: BaseException | None) -> None:
         self._failure, self._exhausted = self._failure or failure, True
@@ -264,8 +248,8 @@ class Results(_Iteration[T]):
 async def _feed(
     results: Callable[[], Results[Any] | None],
     books: Books,
-    pull: Callable[[], Awaitable[Any]],
-    close: Callable[[], Any] | None,
+    source: AsyncIterator[Any],
+    chunksize: int,
     name: str,
 ) -> None:
     """Read a slow input for results, which only their consumer keeps alive."""
@@ -274,19 +258,25 @@ async def _feed(
         found = results()
         return None if found is None else what(found, *args)
 
+    chunk: list[Any] = []
     try:
         while True:
             while ticket := tell(Results._room):
                 await ticket
             await books.room()
-            tell(Results._read, await pull())
+            chunk.append(await anext(source))
+            if len(chunk) == chunksize:
+                tell(Results._submit, chunk)
+                chunk = []
     except StopAsyncIteration:
+        if chunk:
+            tell(Results._submit, chunk)
         tell(Results._all_was_read)
     except Exception as failure:
         tell(Results._all_was_read, failure)
     except anyio.get_cancelled_exc_class():
         tell(Results._all_was_read, CancelledError(f"the input of {name} was cancelled"))
-    closing: BaseException | None = None
+    close, closing = getattr(source, "aclose", None), None
     try:
         if close is not None:
             await shielded(close)

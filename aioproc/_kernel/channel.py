@@ -20,7 +20,7 @@ from typing import Any, Final
 from aioproc._kernel import bundle, memory
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.parcel import PACKET_BYTES, Packed, Parcel, unpack
-from aioproc._kernel.rights import RECEIVE_FLAGS, SEND_FLAGS, rights
+from aioproc._kernel.rights import RECEIVE_FLAGS, SEND_FLAGS, TOO_MANY, rights
 from aioproc._kernel.waiting import in_thread
 
 SEND_BUFFER_BYTES: Final = 1 << 20
@@ -47,7 +47,7 @@ class Crowded(OSError):
     """
 
     def __init__(self) -> None:
-        super().__init__(errno.ETOOMANYREFS, "this user has too many descriptors in flight (ulimit -n)")
+        super().__init__(errno.ETOOMANYREFS, TOO_MANY)
 
 
 class Unopened(Exception):

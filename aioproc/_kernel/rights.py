@@ -18,6 +18,7 @@ Received: TypeAlias = tuple[bytes, tuple[int, ...]]
 INT: Final = struct.Struct("i")
 ONE: Final = socket.CMSG_SPACE(INT.size)
 SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+TOO_MANY: Final = "this user has too many descriptors in flight (ulimit -n)"
 RECEIVE_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 
 
@@ -45,7 +46,7 @@ def explained(error: OSError) -> OSError:
     """The error of a send; where the kernel's words say little, ours."""
     if error.errno != errno.ETOOMANYREFS:
         return error
-    return OSError(errno.ETOOMANYREFS, "this user has too many descriptors in flight (ulimit -n)")
+    return OSError(errno.ETOOMANYREFS, TOO_MANY)
 
 
 def receive(view: SocketType, length: int, most: int, flags: int = 0) -> Received:

@@ -17,7 +17,7 @@ class Holding(Entered):
         self._tokens = tokens
 
     async def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        """Take it, first come, first served.
+        """Take it, first come, first served; between processes, for up to 16 waiting tasks of a loop.
 
         Args:
             block: Whether to wait; False ignores ``timeout``.

@@ -41,7 +41,7 @@ class RLock(Entered):
         return SyncRLock(self)
 
     async def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        """Take the lock, first come, first served; at once when this task has it.
+        """Take the lock, first come, first served as with `Lock.acquire`; at once when this task has it.
 
         Args:
             block: Whether to wait; False ignores ``timeout``.

@@ -52,7 +52,7 @@ class Semaphore(Entered):
         return SyncSemaphore(self)
 
     async def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        """Take one, first come, first served.
+        """Take one, first come, first served; see `Lock.acquire`.
 
         Args:
             block: Whether to wait; False ignores ``timeout``.
