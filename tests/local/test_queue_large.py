@@ -274,7 +274,7 @@ async def test_functions_by_value() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the limit is not for root, and only root can become another")
-@pytest.mark.parametrize("maxsize", [0, 200])
+@pytest.mark.parametrize("maxsize", [0, 300])
 @pytest.mark.parametrize("twin", [False, True], ids=["async", "twin"])
 @pytest.mark.parametrize("loop", BACKENDS)
 def test_too_many_descriptors_in_flight(
@@ -295,9 +295,9 @@ def test_too_many_descriptors_in_flight(
         with pytest.raises(aioproc.QueueEmpty):
             await Queue().get(timeout=0.001)  # all that is imported late is there
         become_another_user()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (192, 192))
         queue, another, pipe = Queue[Any](maxsize), Queue[Any](), Pipe()
-        for number in range(140):
+        for number in range(210):
             if twin:
                 queue.sync.put((number, bytes(200_000)))
             else:
@@ -307,15 +307,16 @@ def test_too_many_descriptors_in_flight(
             await another.put(bytes(200_000))
         with pytest.raises(OSError, match="in flight"):
             await pipe[0].send(bytes(200_000))
-        many = [Handle(os.dup(0)) for _ in range(20)]  # which go along as one that holds them
-        await queue.put((140, many))
+        many = [Handle(os.dup(0)) for _ in range(17)]  # which go along as one that holds them
+        await queue.put((210, many))
         with pytest.raises(OSError, match="in flight"):
             await another.put(many)
+        bundle.close_all(handle.detach() for handle in many)
         await anyio.wait_all_tasks_blocked()
         before = attempts
         await anyio.sleep(0.1)
         assert attempts - before < 5
-        assert [(await queue.get())[0] for _ in range(141)] == list(range(141))
+        assert [(await queue.get())[0] for _ in range(211)] == list(range(211))
         await queue.flush()
 
     def in_loop() -> None:
