@@ -54,7 +54,8 @@ class AsyncPool:
         ValueError: A number below its least, or ``executor`` together with what only our own workers have.
         TypeError: ``initializer`` or ``executor`` is nothing that can be called.
 
-    Workers start with the first call. A pool belongs to the event loop of its first call.
+    Workers start with the first call. A pool belongs to the event loop of its first call. With an asyncio
+    loop that is shut down (as by ``asyncio.run``), a pool of our own workers that was left open ends.
 
     If cancelled: A call whose await is cancelled is stopped: it is never started, or its coroutine is
     cancelled, or its worker is killed and replaced.

@@ -41,6 +41,9 @@ class Owner(Protocol):
     def left(self) -> None:
         """One is gone for good."""
 
+    async def join(self) -> None:
+        """Wait until all are gone."""
+
 
 class Staff:
     """As many workers as there should be.
@@ -68,6 +71,7 @@ class Staff:
         self._make = make
         self._method = method
         self._crashes = 0
+        self._not_at_end: Stop | None = None
         self.stations: dict[Station, list[Stop]] = {}
         self.restarts = 0
         self.broken: BaseException | None = None
@@ -80,12 +84,25 @@ class Staff:
             self.stations[station] = []
             stop = self._loop.spawn(partial(self._started, station), "start a worker")
             self.stations[station].append(stop)
+        if self._not_at_end is None and self.stations:
+            self._not_at_end = self._loop.at_end(self._loop_ends)
+
+    async def _loop_ends(self) -> None:
+        self.give_up(CancelledError("the pool's event loop was shut down"))
+        await self._owner.join()
+
+    def _leaves(self, station: Station) -> list[Stop]:
+        stops = self.stations.pop(station)
+        if not self.stations and self._not_at_end is not None:
+            self._not_at_end()
+            self._not_at_end = None
+        return stops
 
     async def _started(self, station: Station) -> None:
         try:
             await station.start(self._make, self._backend, self._method)
         except BaseException as failure:
-            del self.stations[station]
+            self._leaves(station)
             if not isinstance(failure, Exception):  # somebody cancels all tasks
                 if not self.stations:
                     self._owner.broke(CancelledError("the start of the pool's workers was cancelled"))
@@ -136,7 +153,7 @@ class Staff:
             return
         while self._owner.hear_all(station):
             pass
-        for stop in self.stations.pop(station):
+        for stop in self._leaves(station):
             stop()
         self._owner.lost(station, code)
         self._judge_start(station, code)

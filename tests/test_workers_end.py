@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import fcntl
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,6 +15,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import uvloop
+
+from aioproc import AsyncPool
+from tests import tasks
 
 ROOT = Path(__file__).parent.parent
 Program = Callable[..., "subprocess.Popen[str]"]
@@ -116,3 +123,26 @@ def test_ends_while_workers_are_replaced(program: Program) -> None:
     out, err = parent.communicate(timeout=20)
     assert (out, err) == ("", "")
     assert parent.returncode == 0
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_pool_that_nobody_closed_ends_with_its_loop(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], dies: bool
+) -> None:
+    """What the loop hears of while it shuts down, as of a worker's death, begins nothing new."""
+    loop, pool = new_loop(), AsyncPool(2)
+
+    async def use() -> int:
+        return await pool.apply(tasks.square, (2,))
+
+    assert loop.run_until_complete(use()) == 4
+    if dies:
+        for worker in pool.stats().workers:
+            os.kill(worker.pid or 0, signal.SIGKILL)
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    assert (pool.stats().workers, multiprocessing.active_children()) == ((), [])
+    assert asyncio.all_tasks(loop) == set()
+    with pytest.raises(concurrent.futures.CancelledError, match="the pool's event loop was shut down"):
+        loop.run_until_complete(use())
+    loop.close()

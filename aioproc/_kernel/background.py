@@ -3,12 +3,14 @@
 A callback per ready descriptor costs a third of a task that is woken, and leaves no task behind while it is
 idle. Under trio, which has no callbacks, a system task stands for each.
 
-Source: asyncio (add_reader, call_later), trio.lowlevel (spawn_system_task, enable_ki_protection).
+Source: asyncio (add_reader, call_later, shutdown_asyncgens), trio.lowlevel (spawn_system_task,
+enable_ki_protection).
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -42,6 +44,13 @@ class Loop(Protocol):
 
     def spawn(self, work: Callable[[], Awaitable[None]], name: str) -> Stop:
         """Run a coroutine function that nobody awaits; it must not raise. Stopping cancels it."""
+
+    def at_end(self, work: Callable[[], Awaitable[None]]) -> Stop:
+        """Run a coroutine function when an asyncio loop shuts down, unless stopped.
+
+        What a callback begins after asyncio.run() has cancelled all tasks is cancelled by nobody else. Under
+        trio, which cancels tasks until there is none, it is never run.
+        """
 
     def ticket(self) -> Ticket:
         """A ticket for one waiting task."""
@@ -114,6 +123,12 @@ class _AsyncioLoop:
         start(cancelled=False)
         return stop
 
+    def at_end(self, work: Callable[[], Awaitable[None]]) -> Stop:
+        end = _End(work)
+        if (register := sys.get_asyncgen_hooks().firstiter) is not None:
+            register(end)  # type: ignore[arg-type]
+        return end.forget
+
     def ticket(self) -> Ticket:
         ticket: Ticket = self._loop.create_future()
         return ticket
@@ -130,6 +145,20 @@ class _AsyncioLoop:
             self._loop.call_soon_threadsafe(call, *args)
         except RuntimeError:  # the loop is closed: nobody waits any more
             pass
+
+
+class _End:
+    """What `loop.shutdown_asyncgens` takes for an async generator to be closed."""
+
+    def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
+        self._work: Callable[[], Awaitable[None]] | None = work
+
+    async def aclose(self) -> None:
+        if self._work is not None:
+            await self._work()
+
+    def forget(self) -> None:
+        self._work = None
 
 
 class _TrioTicket:
@@ -190,6 +219,9 @@ class _TrioLoop:
 
         self._trio.lowlevel.spawn_system_task(run, name=name)
         return scope.cancel
+
+    def at_end(self, work: Callable[[], Awaitable[None]]) -> Stop:
+        return lambda: None
 
     def ticket(self) -> Ticket:
         return _TrioTicket(self._trio.Event())
