@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import context, forkserver, spawn
+from multiprocessing import context, forkserver, resource_tracker, spawn
 from typing import Any, Final
 
 from aioproc._kernel.bundle import highest_free
@@ -94,6 +94,7 @@ class ForkServer(forkserver.ForkServer):
     def _start(self) -> None:
         imported = [name for name in PRELOADED_IF_IMPORTED if name in sys.modules]
         self._preload_modules = [*PRELOADED, *imported, *self.extra, "aioproc._kernel.preload"]
+        resource_tracker.ensure_running()  # now, because its start lets the signals through again
         # A signal to the whole group is no affair of the server's, nor of a child that is being made.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         try:

@@ -24,7 +24,7 @@ from multiprocessing import (
 )
 from typing import Any, Final
 
-from aioproc._kernel.child import Child, deafened, forget_the_parents_loop
+from aioproc._kernel.child import SIGNALS_THAT_UNWIND, Child, deafened, forget_the_parents_loop
 from aioproc._kernel.forkserver import GONE, server, stdlib_untouched
 from aioproc._kernel.handle import Handle
 
@@ -128,8 +128,7 @@ class _ForkLaunch(Launch):
             if self.pid == 0:
                 os.close(writing)
                 forget_the_parents_loop()
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-                deafened()
+                signal.pthread_sigmask(signal.SIG_SETMASK, before.union(SIGNALS_THAT_UNWIND))
                 _be_the_child(child, reading)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 import aioproc
-from aioproc._kernel import lifeline
+from aioproc._kernel import child, launch, lifeline
 from aioproc._kernel.watch import hung_up
-from aioproc.local.process import ForkServerProcess
+from aioproc.local.process import ForkProcess, ForkServerProcess
 
 pytestmark = pytest.mark.anyio
 
@@ -66,6 +66,27 @@ def test_forks_of_other_threads_have_no_end_of_a_lifeline(monkeypatch: pytest.Mo
         os.kill(forked[0], signal.SIGKILL)
         os.waitpid(forked[0], 0)
         theirs.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_to_a_child_just_forked(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the child, which never runs on as a copy of its parent."""
+    parent, forget = os.getpid(), child.forget_the_parents_loop
+
+    def forget_and_signal() -> None:
+        forget()
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(launch, "forget_the_parents_loop", forget_and_signal)
+    p = ForkProcess(target=pow, args=(2, 5))
+    try:
+        await p.start()
+    finally:
+        if os.getpid() != parent:
+            os._exit(99)
+    await p.join()
+    assert p.exitcode == -number
+    p.close()
 
 
 async def test_child_that_cannot_be_watched_is_killed(

@@ -957,6 +957,20 @@ async def test_fork_server_outlives_a_lack_of_descriptors(words: Words) -> None:
     assert p.exitcode == -9
 
 
+def test_fork_server_lets_signals_wait() -> None:
+    """SIGTERM and SIGINT are blocked in it from the first, and so in a child that is being made."""
+    program = """if True:
+        from aioproc._kernel.forkserver import server
+        server.ensure_running()
+        with open(f"/proc/{server._forkserver_pid}/status") as status:
+            (blocked,) = (line.split()[1] for line in status if line.startswith("SigBlk:"))
+        print(*(number for number in range(1, 65) if int(blocked, 16) >> number - 1 & 1))
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {signal.SIGTERM, signal.SIGINT} <= set(map(int, done.stdout.split()))
+
+
 async def test_fork_server_whose_socket_was_removed() -> None:
     """Where somebody cleaned up the folder for temporary files, the next start has another server."""
     server.ensure_running()
