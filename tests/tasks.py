@@ -51,6 +51,24 @@ def leave(code: int) -> None:
     sys.exit(code)
 
 
+async def leave_async(code: int) -> None:
+    sys.exit(code)
+
+
+async def leave_beside(code: int, begun: Any) -> None:
+    await begun.wait()
+    sys.exit(code)
+
+
+async def begin_and_wait(begun: Any) -> str:
+    """Wait for ever, the first time."""
+    if begun.is_set():
+        return "again"
+    begun.set()
+    await anyio.sleep_forever()
+    return "never"
+
+
 def die_if_tenth(number: int) -> int:
     if number % 10 == 0:
         die()

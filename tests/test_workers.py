@@ -80,12 +80,30 @@ async def test_one_in_ten_of_a_thousand_kills_its_worker(pool: AsyncPool) -> Non
                 assert await result == number
 
 
-async def test_exit_in_a_task(pool: AsyncPool) -> None:
-    """sys.exit in a task ends its worker with that code."""
-    with pytest.raises(WorkerDied, match="exit code 3") as caught:
-        await pool.apply(tasks.leave, (3,))
-    assert caught.value.exitcode == 3
-    assert await pool.apply(tasks.square, (2,)) == 4
+@pytest.mark.parametrize("leave", [tasks.leave, tasks.leave_async])
+@pytest.mark.parametrize("code", [0, 3])
+async def test_exit_in_a_task(pool: AsyncPool, leave: Any, code: int, capfd: Any) -> None:
+    """sys.exit in a task ends its worker with that code, quietly, whether or not a loop runs there."""
+    for _ in range(2):
+        with pytest.raises(WorkerDied, match=f"exit code {code}") as caught:
+            await pool.apply(leave, (code,))
+        assert caught.value.exitcode == code
+        assert await pool.map(tasks.square_later, range(8)) == [n * n for n in range(8)]  # with a loop now
+    assert capfd.readouterr().err == ""
+
+
+async def test_exit_beside_other_tasks() -> None:
+    """What the same worker had in hand is lost with it, and is run again where that is wished."""
+    async with AsyncPool(1, tasks_per_worker=3) as pool:
+        begun, again = aioproc.Event(), aioproc.Event()
+        lost = pool.submit(tasks.begin_and_wait, begun)
+        retried = pool.options(retries=1).submit(tasks.begin_and_wait, again)
+        await begun.wait()
+        with pytest.raises(WorkerDied, match="exit code 3"):
+            await pool.apply(tasks.leave_beside, (3, again))
+        with pytest.raises(WorkerDied, match="exit code 3"):
+            await lost
+        assert await retried == "again"
 
 
 async def test_retries(pool: AsyncPool, tmp_path: Path) -> None:

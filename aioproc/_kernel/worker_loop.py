@@ -29,10 +29,15 @@ if TYPE_CHECKING:
 def serve_in_a_loop(worker: Worker, first: Call) -> None:
     """Serve the pool until it has nothing more, beginning with a call that has been taken."""
     backend, options = worker.loop
-    anyio.run(_Desk(worker, copy_context()).serve, first, backend=backend, backend_options=options)
+    desk = _Desk(worker, copy_context())
+    anyio.run(desk.serve, first, backend=backend, backend_options=options)
+    if desk.exit is not None:
+        raise desk.exit
 
 
 class _Desk:
+    exit: SystemExit | None = None  # a task's, carried past the task groups and the loop
+
     def __init__(self, worker: Worker, context: Context) -> None:
         self._worker = worker
         self._scopes: dict[int, anyio.CancelScope] = {}
@@ -44,6 +49,7 @@ class _Desk:
     async def serve(self, first: Call) -> None:
         async with anyio.create_task_group() as helpers:
             async with anyio.create_task_group() as calls:
+                self._calls = calls.cancel_scope
                 await self._start(first, calls)
                 helpers.start_soon(self._obey)  # not before a cancellation would find the first call
                 try:
@@ -65,18 +71,23 @@ class _Desk:
             await self._free.acquire()
             calls.start_soon(self._run, call)
         else:
-            with _out_of_the_loop():
-                self._context.run(self._worker.run_here, call)
+            try:
+                with _out_of_the_loop():
+                    self._context.run(self._worker.run_here, call)
+            except SystemExit as error:
+                self._leave(error)
 
     async def _run(self, call: Call) -> None:
         outcome: Mail | None = None
         with self._scopes[call.task] as scope:
             try:
                 outcome = call.ended(await self._performed(call))
-            except SystemExit:
-                raise
+            except SystemExit as error:
+                self._leave(error)
+                return
             except BaseException as error:
-                if scope.cancel_called and isinstance(error, anyio.get_cancelled_exc_class()):
+                stopped = scope.cancel_called or self.exit is not None
+                if stopped and isinstance(error, anyio.get_cancelled_exc_class()):
                     raise
                 outcome = call.failed(error)
         del self._scopes[call.task]
@@ -86,6 +97,11 @@ class _Desk:
             except Crowded as error:
                 await self._send(call.failed(error))
         self._free.release()  # only now, so that the next task cannot take this one's outcome with it
+
+    def _leave(self, error: SystemExit) -> None:
+        """This worker ends, and says nothing of the calls that it still has: they are lost."""
+        self.exit = self.exit or error
+        self._calls.cancel()
 
     async def _performed(self, call: Call) -> Any:
         if not call.is_stream:
