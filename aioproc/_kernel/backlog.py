@@ -194,7 +194,7 @@ class Backlog(Private):
         try:
             self._start_thread()
         except RuntimeError:  # Python 3.12.0 and 3.12.1 start none at the end
-            self.flush_blocking()
+            self._finish()
 
     def then(self, last: Callable[[], None]) -> None:
         """Do this once nothing is kept any more: now, or after the last parcel was written."""

@@ -84,14 +84,16 @@ class Channel:
             BrokenPipeError: Nobody can receive any more.
             OSError: No descriptor is free for what must go along; nothing was sent.
         """
-        if tail is None and isinstance(packed, bytes):
-            (self.handle.view or self.handle.socket()).send(packed, SEND_FLAGS)
-            return
-        pieces, tails = seal(packed), () if tail is None else (tail,)
         try:
+            if tail is None and isinstance(packed, bytes):
+                (self.handle.view or self.handle.socket()).send(packed, SEND_FLAGS)
+                return
+            pieces, tails = seal(packed), () if tail is None else (tail,)
             own = () if isinstance(packed, bytes) else _own(packed)
             along = [handle.fileno() for handle in (*own, *tails)]
             self.handle.socket().sendmsg(pieces, rights(*along) if along else (), SEND_FLAGS)
+        except ConnectionResetError:  # said once, if the other end was closed with something unread
+            self.send(packed, tail)
         except OSError as error:
             if error.errno == errno.ETOOMANYREFS:
                 raise Crowded from None
@@ -131,6 +133,9 @@ class Channel:
         buffer = _buffers.pop() if _buffers else bytearray(PACKET_BYTES + 64)
         try:
             nbytes, ancillary, flags, _ = sock.recvmsg_into((buffer,), _ROOM_FOR_RIGHTS, RECEIVE_FLAGS)
+        except ConnectionResetError:  # see `send`; what the other end had sent comes after it
+            _buffers.append(buffer)
+            return self.fetch(opens)
         except BaseException:
             _buffers.append(buffer)
             raise

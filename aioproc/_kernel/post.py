@@ -49,7 +49,10 @@ class Post:
             OSError: No descriptor is free for what must go along, or too many are on their way.
         """
         if not isinstance(mail, Letter):
-            (self.handle.view or self.handle.socket()).send(mail, SEND_FLAGS)
+            try:
+                (self.handle.view or self.handle.socket()).send(mail, SEND_FLAGS)
+            except ConnectionResetError:  # as in `Channel.send`
+                self.send(mail)
             return
         mail.seal()
         if self._announced:
@@ -70,6 +73,9 @@ class Post:
                 nbytes, ancillary, flags, _ = sock.recvmsg_into((buffer,), _ROOM_FOR_RIGHTS, RECEIVE_FLAGS)
             else:
                 nbytes, ancillary, flags = sock.recv_into(buffer, 0, RECEIVE_FLAGS), [], 0
+        except ConnectionResetError:  # as in `Channel.fetch`
+            buffers.append(buffer)
+            return self.receive()
         except BaseException:
             buffers.append(buffer)
             raise

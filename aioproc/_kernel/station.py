@@ -165,8 +165,6 @@ class Station:
                         return
         except BlockingIOError:
             pass
-        except ConnectionResetError as failure:
-            raise EOFError from failure
 
     def finished(self, number: int) -> Any:
         """The task that an outcome names, which it now has out of its hands."""

@@ -140,7 +140,7 @@ class Connection(_End):
         if spent():
             await checkpoint()
         if intake.is_odd or handle.lines:
-            return await intake.open_in_loop(await until_later(intake.take, handle))
+            return await intake.open_in_loop(await until(intake.take, handle))
         try:
             return self._channel.fetch()  # the usual case, with nothing in between
         except BlockingIOError:

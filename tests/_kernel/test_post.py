@@ -62,3 +62,24 @@ def test_first_message_may_bring_descriptors_unannounced() -> None:
     assert isinstance(message.open(), Lock)
     end.close()
     pool.close()
+
+
+def test_the_end_of_one_who_had_not_read_all(ends: tuple[Post, Post]) -> None:
+    """What a worker sent before its death is received, though it left something unread."""
+    worker, pool = ends
+    for number in (1, 2):
+        worker.send(signal_of(Kind.STOPPED, number))
+    pool.send(signal_of(Kind.CREDIT, 1))
+    worker.close()
+    assert [pool.receive().task for _ in range(2)] == [1, 2]
+    with pytest.raises(EOFError):
+        pool.receive()
+
+
+def test_sending_to_one_who_had_not_read_all(ends: tuple[Post, Post]) -> None:
+    """It is told that nobody can receive."""
+    worker, pool = ends
+    pool.send(signal_of(Kind.CREDIT, 1))
+    worker.close()
+    with pytest.raises(BrokenPipeError):
+        pool.send(signal_of(Kind.CREDIT, 1))

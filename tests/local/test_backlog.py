@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import select
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -16,7 +17,7 @@ import pytest
 from aioproc import JoinableQueue, Pipe, Queue
 from aioproc._kernel.backlog import Backlog
 from tests.conftest import BACKENDS
-from tests.local.test_process_programs import LIMIT_SECONDS, program
+from tests.local.test_process_programs import LIMIT_SECONDS, ROOT, program
 from tests.shared import spare_descriptors
 
 ITEM = bytes(30_000)
@@ -58,6 +59,18 @@ def test_written_after_the_loop(loop: str) -> None:
     name, options = BACKENDS[loop]
     count = anyio.run(aput_until_kept, queue, backend=name, backend_options=options)
     assert received(queue, count)
+
+
+def test_let_go_of_when_nobody_can_read() -> None:
+    """A queue that is closed by the only process that has it: what was kept is dropped, without a word."""
+    queue = Queue[bytes]().sync
+    put_until_kept(queue)
+    queue.close()
+    queue.join_thread()
+    for thread in threading.enumerate():
+        if thread.name == "aioproc feeder":
+            thread.join(20)
+    assert not queue._store.backlog
 
 
 @pytest.mark.leaks_allowed
@@ -193,3 +206,24 @@ def test_written_at_the_end_of_a_program(backend: str) -> None:
     """A program puts more than the kernel takes and ends; a child that it waits for gets all of it."""
     with program("leaver", backend, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as leaver:
         assert leaver.communicate(timeout=LIMIT_SECONDS) == ("20000 items\n", "")
+
+
+@pytest.mark.parametrize("start", ["", "threading.Thread.start = refuse"], ids=["thread", "no thread"])
+@pytest.mark.parametrize(
+    "last", ["", "queue.cancel_join_thread(); readable = os.dup(reader)"], ids=["all", "lost"]
+)
+def test_a_program_that_nobody_reads_from_ends(start: str, last: str) -> None:
+    """What is kept holds up the end of a program only while somebody may read it, unless it may be lost."""
+    code = f"""
+import os, threading, aioproc
+def refuse(thread):
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+queue = aioproc.Queue().sync
+reader = queue._store.reader.handle.fileno()
+while not queue._store.backlog.kept:
+    queue.put(bytes(30_000))
+{start}
+{last}
+"""
+    command = [sys.executable, "-c", code]
+    assert not subprocess.run(command, cwd=ROOT, timeout=LIMIT_SECONDS, stderr=subprocess.DEVNULL).returncode

@@ -63,6 +63,24 @@ async def test_the_end() -> None:
         await here.send(2)
 
 
+@pytest.mark.parametrize("duplex", [True, False])
+async def test_the_end_of_one_who_had_not_read_all(duplex: bool) -> None:
+    """It is the same end whether or not the other one had received all that was sent to it."""
+    for sync in (True, False):
+        there, here = Pipe(duplex)
+        await here.send("unread")
+        if duplex:
+            await there.send("the last word")
+        there.close()
+        if duplex:
+            assert [*here.sync] if sync else [item async for item in here] == ["the last word"]
+        with pytest.raises(BrokenPipeError):
+            if sync:
+                here.sync.send(1)
+            else:
+                await here.send(1)
+
+
 async def test_poll() -> None:
     """poll says whether there is something, and waits as long as it is told."""
     here, there = Pipe()
@@ -122,6 +140,16 @@ async def test_a_message_that_came_back_is_measured() -> None:
     with pytest.raises(OSError, match="length"):
         await there.recv_bytes(4)
     assert await there.recv_bytes(5) == b"hello"
+
+
+async def test_a_message_that_came_back_is_received() -> None:
+    """What a cancelled receive gave back is the next one's, though nothing more comes."""
+    _here, there = Pipe()
+    for face in (there, there.sync):
+        there._intake.give_back("hello")
+        with anyio.fail_after(10):
+            assert await there.poll()
+            assert (await there.recv() if face is there else there.sync.recv()) == "hello"
 
 
 def test_what_came_back_is_not_a_forked_childs() -> None:
