@@ -70,6 +70,8 @@ class Results(_Iteration[T]):
     can go on.
     """
 
+    _feeding: Stop | None = None  # also of one that could not be made
+
     def __init__(
         self,
         books: Books,
@@ -81,7 +83,6 @@ class Results(_Iteration[T]):
         window: int,
     ) -> None:
         super().__init__(books)
-        self._feeding: Stop | None = None
         self._length = len(source) if isinstance(source, Sized) else None
         self._chunksize = chunksize
         self._take_on = take_on
@@ -289,13 +290,14 @@ async def _feed(
 class Stream(_Iteration[T]):
     """What a generator yields in a worker, one item at a time; see `AsyncPool.stream`."""
 
+    _result: AsyncResult[Any] | None = None  # also of one that could not be made
+
     def __init__(self, books: Books, take_on: Callable[[Item, Settled], AsyncResult[Any]], name: str) -> None:
         super().__init__(books)
         self._take_on = take_on
         self._name = name
         self._arrived: deque[tuple[Any, BaseException | None]] = deque()
         self._taken = 0
-        self._result: AsyncResult[Any] | None = None
         self._over = False
 
     async def __anext__(self) -> T:

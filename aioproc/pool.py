@@ -52,7 +52,7 @@ class AsyncPool:
 
     Raises:
         ValueError: A number below its least, or ``executor`` together with what only our own workers have.
-        TypeError: ``initializer`` or ``executor`` is nothing that can be called.
+        TypeError: ``initializer`` or ``executor`` is nothing that can be called, ``context`` is no context.
 
     Workers start with the first call. A pool belongs to the event loop of its first call. With an asyncio
     loop that is shut down (as by ``asyncio.run``), a pool of our own workers that was left open ends.
@@ -92,9 +92,11 @@ class AsyncPool:
         _at_least(0, max_pending=max_pending)
         if initializer is not None and (not callable(initializer) or is_asynchronous(initializer)):
             raise TypeError(f"initializer must be a plain function, not {initializer!r}")
+        if context is not None and not hasattr(context, "get_start_method"):
+            raise TypeError(f"context must be what get_context() returns, not {context!r}")
+        initargs = tuple(initargs)
         if executor is None:
             count = processes or _cpus()
-            initargs = tuple(initargs)
 
             def make(loop: Loop) -> Engine:
                 from aioproc.context import get_context
@@ -103,8 +105,9 @@ class AsyncPool:
                 method: Any = (context or self._context or get_context()).get_start_method()
                 return Workers(loop, count, initializer, initargs, maxtasksperchild, method, tasks_per_worker)
         else:
-            given = {"processes": processes, "initializer": initializer}
+            given = {"processes": processes, "initializer": initializer, "initargs": initargs or None}
             given |= {"maxtasksperchild": maxtasksperchild, "context": context}
+            given["tasks_per_worker"] = tasks_per_worker if tasks_per_worker > 1 else None
             _refuse_with_executor(given, executor)
 
             def make(loop: Loop) -> Engine:

@@ -152,8 +152,11 @@ async def test_queued_call_is_never_started(executor: Executor, tmp_path: Path) 
 
 async def test_arguments_of_our_own_workers_are_refused() -> None:
     """What belongs to our own workers is not silently ignored."""
-    with pytest.raises(ValueError, match="processes belongs to our own workers"):
-        AsyncPool(2, executor=threads)
+    given: dict[str, Any] = {"processes": 2, "initializer": print, "initargs": (1,), "maxtasksperchild": 1}
+    given |= {"tasks_per_worker": 2, "context": multiprocessing.get_context("spawn")}
+    for name, value in given.items():
+        with pytest.raises(ValueError, match=f"{name} belongs to our own workers"):
+            AsyncPool(executor=threads, **{name: value})
 
 
 async def test_a_death_breaks_an_instance() -> None:

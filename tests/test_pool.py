@@ -501,6 +501,8 @@ async def test_bad_input() -> None:
         AsyncPool(1, initializer=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="executor"):
         AsyncPool(executor=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"context must be .*, not 'spawn'"):
+        AsyncPool(1, context="spawn")
     async with AsyncPool(1) as pool:
         with pytest.raises(TypeError, match="callable"):
             pool.submit(3)  # type: ignore[call-overload]
@@ -662,9 +664,12 @@ async def test_another_loop() -> None:
     async with AsyncPool(1) as pool:
         await pool.apply(tasks.square, (1,))
 
-        def elsewhere() -> str:
-            with pytest.raises(RuntimeError, match="another event loop") as caught:
-                anyio.run(pool.apply, tasks.square, (1,))
-            return str(caught.value)
+        def elsewhere() -> None:
+            for call in (pool.apply, pool.map):
+                with pytest.raises(RuntimeError, match="another event loop"):
+                    anyio.run(call, tasks.square, (1,))
+            for iterate in (pool.imap, pool.stream):
+                with pytest.raises(RuntimeError, match="another event loop"):
+                    iterate(tasks.square, (1,))
 
         await anyio.to_thread.run_sync(elsewhere)

@@ -22,7 +22,7 @@ from aioproc._kernel.channel import Channel
 from aioproc._kernel.forks import no_fork
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.reopening import reopening_pipe
-from aioproc._kernel.watch import ready
+from aioproc._kernel.watch import readable
 
 _COUNTER: Final = os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE
 _WRITING: Final = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -69,9 +69,13 @@ class Tally:
 
     def set_right(self, packets: int) -> None:
         """After a death: what was sent is what was received and what still lies there."""
-        behind = value_of(self.sent) - value_of(self.received) - packets
+        behind = self.waiting() - packets
         if behind:
             os.eventfd_write((self.received if behind > 0 else self.sent).fileno(), abs(behind))
+
+    def waiting(self) -> int:
+        """How many were sent and not yet received; less than none while one is counted too late."""
+        return value_of(self.sent) - value_of(self.received)
 
     def unfinished(self) -> int:
         """How many tasks were sent and are neither done nor known to be lost."""
@@ -184,6 +188,14 @@ class Ledger:
         finally:
             os.close(lock)
 
+    def let_others_look(self) -> None:
+        """Wait, asleep in this thread, until nobody is `alone` with the counts any more, which is short."""
+        lock = reopened(self.gate)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        finally:
+            os.close(lock)
+
     @contextmanager
     def entries(self) -> Iterator[tuple[Callable[[], None], Handle]]:
         """An attempt that succeeds when nobody is in an entry, and what to wait for in between."""
@@ -204,7 +216,7 @@ class Ledger:
 
         If a peer dies: The marks go last, so the next caller does again what this one did not finish.
         """
-        if self.marks is None or not ready(self.marks):
+        if self.marks is None or len(readable(self.gate, self.marks)) < 2:  # somebody is, or nobody died
             return False
         try:
             with self.alone():
@@ -235,9 +247,11 @@ class Ledger:
         self.set_right(packets)
         if self.places is not None:
             return self.size - value_of(self.places)
+        if self.tally is not None:  # to look through them would keep others out of their entries
+            return max(self.tally.waiting(), 0)
         lock = reopened(self.gate)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # for entries and counts only, and those are short
+            fcntl.flock(lock, fcntl.LOCK_EX)  # for counts only, and those are short
             return packets.count()
         finally:
             os.close(lock)

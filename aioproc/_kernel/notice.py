@@ -12,7 +12,7 @@ import weakref
 from functools import partial
 from typing import Any
 
-from aioproc._kernel.forks import no_fork
+from aioproc._kernel.forks import Private, no_fork
 from aioproc._kernel.handle import Handle, SocketView
 from aioproc._kernel.place import Place, Places
 from aioproc._kernel.rights import Received
@@ -21,7 +21,7 @@ from aioproc._kernel.token import Tokens, unread
 from aioproc._kernel.watch import HANG_UP, ONCE, READ
 
 
-class Notices:
+class Notices(Private):
     """The line of a condition.
 
     Args:
@@ -36,9 +36,14 @@ class Notices:
         self._tokens, self._shared = tokens, line
         self._front, self._back, self._token_line = *map(SocketView, line), SocketView(tokens.back)
         self.places = Places(partial(NoticePlace, weakref.proxy(tokens), line[1], weakref.proxy(self)))
+        super().__init__()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Notices, (self._tokens, self._shared)
+
+    def drop(self) -> None:
+        """In a forked child: the places are its parent's."""
+        self.places.forget()
 
     @property
     def waiting(self) -> int:

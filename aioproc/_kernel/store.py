@@ -311,16 +311,20 @@ class Store(Intake):
 
     def _throw_away(self) -> None:
         self.pump()
-        self.forget()
-        try:
-            while True:
+        while True:
+            try:
                 arrival = self.take()
-                if arrival is not None:
-                    packets.drop(arrival)
-                if self.tasks is not None:
-                    self.tasks.done()
-        except (BlockingIOError, EOFError):
-            pass
+            except BlockingIOError:
+                self.ledger.let_others_look()  # nothing else holds up a receipt once nobody can send
+                continue
+            except EOFError:
+                return
+            if arrival is None:
+                self._returned.popleft()
+            else:
+                packets.drop(arrival)
+            if self.tasks is not None:
+                self.tasks.done()
 
     def close(self) -> None:
         """No more is put or taken by this process; what it has put is still written."""

@@ -6,13 +6,14 @@ from collections import deque
 
 from aioproc._kernel import channel as packets
 from aioproc._kernel.channel import Arrival, Channel
+from aioproc._kernel.forks import Private
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.ledger import Busy, Ledger, value_of
 from aioproc._kernel.watch import hung_up
 from aioproc.errors import TasksLost
 
 
-class Tasks:
+class Tasks(Private):
     """What this process knows of the tasks; docs/design/lost_tasks.md says how.
 
     Args:
@@ -28,6 +29,7 @@ class Tasks:
         self._tally = ledger.tally
         self._reader = reader
         self._in_hand: deque[Handle] = deque()
+        super().__init__()
 
     def received(self, arrival: Arrival) -> None:
         """Note one that has just been received."""
@@ -85,4 +87,8 @@ class Tasks:
 
     def close(self) -> None:
         """Let go of those in hand: they are lost."""
+        self._in_hand.clear()
+
+    def drop(self) -> None:
+        """In a forked child: what its parent has in hand is the parent's to finish."""
         self._in_hand.clear()

@@ -36,7 +36,7 @@ class _Face:
         """How many items there are: those that the kernel has and those that this process still keeps.
 
         If a peer dies: Right; what it left in disorder is set right first.
-        Cost: Two system calls when bounded; else one for each item.
+        Cost: A few system calls when bounded or joinable; else one for each item.
         """
         return self._store.qsize()
 

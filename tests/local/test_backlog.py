@@ -119,6 +119,17 @@ def test_kept_without_a_free_descriptor(make: Callable[[], Any]) -> None:
     assert queue.qsize() == 0
 
 
+def test_counted_while_some_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size of an unbounded joinable queue can be asked for while something waits for room."""
+    monkeypatch.setattr(Backlog, "_start_thread", lambda self: None)  # a get writes
+    queue = JoinableQueue[bytes]()
+    count = put_until_kept(queue)
+    assert queue.qsize() == count
+    for left in reversed(range(count)):
+        queue.get_nowait()
+        assert queue.qsize() == left
+
+
 @pytest.mark.parametrize("make", QUEUES)
 def test_kept_without_a_thread(make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody could write what must wait, the put fails, and the item is not put."""

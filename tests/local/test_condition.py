@@ -490,6 +490,27 @@ def test_a_forked_child_does_not_own_what_its_parent_did() -> None:
     os.close(speaks)
 
 
+async def test_a_forked_child_waits_where_its_parent_has(anyio_backend: Any) -> None:
+    """A condition for which its parent has waited is a forked child's as well."""
+    condition, wire, context = Condition(), Wire(), aioproc.get_context("fork")
+    async with anyio.create_task_group() as group:
+        group.start_soon(children.wait_once_async, condition, wire, [0])
+        await waiting(condition, 1)
+        async with condition:
+            condition.notify()
+    plain = context.Process(target=children.wait_once, args=(condition.sync, wire, 1))
+    tasks = context.Process(target=children.wait_once_async, args=(condition, wire, [2]))
+    await plain.start()
+    await tasks.start()
+    with anyio.move_on_after(20):
+        await waiting(condition, 2)
+    async with condition:
+        condition.notify_all()
+    await plain.result()
+    await tasks.result()
+    assert {await wire.ahear() for _ in range(3)} == {0, 1, 2}
+
+
 async def test_a_lock_and_its_condition_travel_apart(anyio_backend: Any) -> None:
     """In a process, a lock that came twice is one lock."""
     lock, wire = RLock(), Wire()

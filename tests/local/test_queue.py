@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import queue as stdlib
 import threading
+from contextlib import ExitStack
 from multiprocessing import forkserver
 from typing import Any
 
@@ -228,6 +230,42 @@ async def test_immediate_shutdown_throws_away() -> None:
         await queue.join()
 
 
+@pytest.mark.parametrize("maxsize", [0, 5])
+async def test_immediate_shutdown_throws_away_what_came_back(maxsize: int) -> None:
+    """Also an item that a cancelled get gave back to this process counts as done."""
+    queue: aioproc.JoinableQueue[int] = aioproc.JoinableQueue(maxsize)
+    await queue.put_many([1, 2])
+    queue._store.give_back(await queue.get())
+    queue.shutdown(immediate=True)
+    assert queue.empty()
+    with anyio.fail_after(10):
+        await queue.join()
+
+
+@pytest.mark.parametrize("maxsize", [0, 5])
+async def test_immediate_shutdown_while_counts_are_looked_through(
+    maxsize: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for that, and then throws away all."""
+    queue: aioproc.JoinableQueue[int] = aioproc.JoinableQueue(maxsize)
+    await queue.put_many([1, 2])
+    other, flock = ExitStack(), fcntl.flock
+    other.enter_context(queue._store.ledger.alone())
+
+    def until_refused(fd: int, how: int) -> None:
+        try:
+            flock(fd, how)
+        except BlockingIOError:
+            other.close()
+            raise
+
+    monkeypatch.setattr(fcntl, "flock", until_refused)
+    queue.shutdown(immediate=True)
+    assert queue.empty()
+    with anyio.fail_after(10):
+        await queue.join()
+
+
 async def test_unbounded_is_unbounded() -> None:
     """100,000 puts without a reader return, and all arrive."""
     queue: Queue[int] = Queue()
@@ -258,6 +296,24 @@ async def test_unbounded_is_not_full_while_counts_are_looked_through() -> None:
         thread.join()
     found = sorted([queue.get_nowait() for _ in range(4)])
     assert found == ["at once", "awaited", "by the twin", "not to wait"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "maxsize"), [(Queue, 5), (aioproc.JoinableQueue, 5), (aioproc.JoinableQueue, 0)]
+)
+async def test_who_asks_how_many_there_are_keeps_nobody_out(
+    kind: type[Queue[Any]], maxsize: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at the size while another is in the midst of a put or get locks nothing."""
+    queue = kind(maxsize)
+    await queue.put(1)
+    ledger = queue._store.ledger
+    entry = ledger.enter()
+    with monkeypatch.context() as without_locks:
+        without_locks.setattr(fcntl, "flock", None)
+        assert (queue.qsize(), queue.full()) == (1, False)
+    ledger.leave(entry)
+    assert queue.qsize() == 1
 
 
 async def test_flush_waits_for_a_reader() -> None:

@@ -86,6 +86,24 @@ async def test_a_consumer_that_dies_loses_its_tasks() -> None:
     await queue.join()
 
 
+async def test_a_task_is_not_a_forked_childs() -> None:
+    """A forked child has none of its parent's tasks to finish, so none that is lost later goes uncounted."""
+    queue: JoinableQueue[int] = JoinableQueue()
+    await queue.put_many([1, 2])
+    assert await queue.get() == 1
+
+    def finish() -> None:
+        with pytest.raises(ValueError, match="too many times"):
+            queue.task_done()
+        queue.get_nowait()
+
+    assert not died(forked(finish))
+    queue.task_done()
+    with anyio.fail_after(10), pytest.raises(aioproc.TasksLost) as caught:
+        await queue.join()
+    assert caught.value.count == 1
+
+
 async def test_all_who_join_hear_of_lost_tasks() -> None:
     """Two processes and two tasks wait in join(): each is told how many were lost; who comes later is not."""
     queue: JoinableQueue[int] = JoinableQueue(5)
