@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import anyio
 
-from aioproc._kernel.background import Loop, Ticket
+from aioproc._kernel.background import Loop, Ticket, log
 from aioproc._kernel.stuck import Watch
 from aioproc._kernel.there import Answer, call_there, stay_a_moment
 from aioproc._kernel.waiting import running_backend
@@ -149,6 +149,8 @@ class Executors:
     async def _made(self, executor: Executor | None) -> None:
         def make() -> Executor:
             made = executor if executor is not None else self._factory()  # type: ignore[misc]
+            if not isinstance(made, Executor):
+                raise TypeError(f"{self.name} was to make an Executor, not {made!r}")
             if _starts_processes(made):
                 _start_all_workers(made)
             return made
@@ -191,6 +193,8 @@ class Executors:
         async def counted() -> None:
             try:
                 await work()
+            except Exception:  # nobody awaits this
+                log.exception("could not %s", name)
             finally:
                 self._ended_one()
 

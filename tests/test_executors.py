@@ -118,6 +118,28 @@ async def test_a_factory(make: Callable[[], Executor]) -> None:
         made[0].submit(tasks.square, 2)
 
 
+async def test_a_factory_of_something_else() -> None:
+    """Each call says what was made instead."""
+    wrong: Any = object
+    async with AsyncPool(executor=wrong) as pool:
+        with pytest.raises(TypeError, match="object was to make an Executor, not <object"):
+            await pool.apply(tasks.square, (1,))
+
+
+async def test_a_shutdown_that_raises(caplog: pytest.LogCaptureFixture) -> None:
+    """It is told to the log: nobody awaits it, and the loop goes on."""
+
+    class Odd(ThreadPoolExecutor):
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            super().shutdown(wait, cancel_futures=cancel_futures)
+            raise LookupError("in shutdown")
+
+    async with AsyncPool(executor=Odd) as pool:
+        assert await pool.apply(tasks.square, (2,)) == 4
+    assert "could not shut down Odd" in caplog.text
+    assert "in shutdown" in caplog.text
+
+
 async def test_what_an_executor_cannot_do(executor: Executor, tmp_path: Path) -> None:
     """It is refused at the call, naming the executor."""
     name = type(executor).__name__

@@ -14,7 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
 from aioproc._kernel.bell import Bell
@@ -179,22 +179,23 @@ class Ledger:
         held.close()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def _locked(self, how: int) -> Iterator[None]:
+        with no_fork:  # a forked child would keep the lock
+            lock = reopened(self.gate)  # a writing end: whoever it keeps out hears it close
+            try:
+                fcntl.flock(lock, how)
+                yield
+            finally:
+                os.close(lock)
+
+    def alone(self) -> AbstractContextManager[None]:
         """While inside, nobody else is in an entry; BlockingIOError when somebody is."""
-        lock = reopened(self.gate)  # a writing end: whoever it keeps out hears it close
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-        finally:
-            os.close(lock)
+        return self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def let_others_look(self) -> None:
         """Wait, asleep in this thread, until nobody is `alone` with the counts any more, which is short."""
-        lock = reopened(self.gate)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH)
-        finally:
-            os.close(lock)
+        with self._locked(fcntl.LOCK_SH):
+            pass
 
     @contextmanager
     def entries(self) -> Iterator[tuple[Callable[[], None], Handle]]:
@@ -249,12 +250,8 @@ class Ledger:
             return self.size - value_of(self.places)
         if self.tally is not None:  # to look through them would keep others out of their entries
             return max(self.tally.waiting(), 0)
-        lock = reopened(self.gate)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # for counts only, and those are short
+        with self._locked(fcntl.LOCK_EX):  # for counts only, and those are short
             return packets.count()
-        finally:
-            os.close(lock)
 
     def close(self) -> None:
         for handle in (self.gate, self.marks, self.places, self.tally):

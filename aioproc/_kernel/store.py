@@ -267,11 +267,11 @@ class Store(Intake):
                 pass
 
     def take_more(self, found: list[Any], most: int) -> None:
-        """Take what is there now, until there are ``most``; what cannot be opened raises at the next get."""
+        """Take what is there now, until there are ``most``; what fails raises at the next get."""
         while len(found) < most:
             try:
                 arrival = self.take()
-            except (BlockingIOError, EOFError):
+            except (OSError, EOFError):  # what was found so far is not to be lost with the descriptors
                 return
             try:
                 found.append(self.open(arrival))

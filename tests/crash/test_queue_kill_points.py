@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -209,3 +211,33 @@ def test_a_forked_child_takes_no_ring() -> None:
     assert not died(forked(partial(in_vain, lambda: queue.put_nowait("theirs"))))
     assert ready(room)
     queue.close()
+
+
+@pytest.mark.parametrize(("kind", "look"), [(Queue, "qsize"), (JoinableQueue, "join")])
+def test_forks_of_other_threads_keep_no_lock(monkeypatch: pytest.MonkeyPatch, kind: Any, look: str) -> None:
+    """A child that another thread forks while this one looks through a queue keeps nobody out of it."""
+    bystander: list[int] = []
+    flock: Callable[[int, int], None] = fcntl.flock
+
+    def fork() -> None:
+        bystander.append(os.fork())
+        if not bystander[-1]:
+            signal.pause()
+
+    def flock_and_fork(lock: int, how: int) -> None:
+        flock(lock, how)
+        if not thread.ident:
+            thread.start()
+            thread.join(0.5)  # not in time, if forks have to wait
+
+    thread, queue = threading.Thread(target=fork), kind().sync
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", flock_and_fork)
+        getattr(queue, look)()
+    thread.join()
+    try:
+        with queue._store.ledger.alone():
+            pass
+    finally:
+        os.kill(bystander[0], signal.SIGKILL)
+        os.waitpid(bystander[0], 0)

@@ -175,6 +175,22 @@ async def test_no_free_descriptor(maxsize: int) -> None:
     assert queue.qsize() == 0
 
 
+@pytest.mark.parametrize("maxsize", [0, 50])
+async def test_no_free_descriptor_for_more(maxsize: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for many items gets those for which there were descriptors; the others stay."""
+    queue: Queue[Any] = Queue(maxsize)
+    for number in range(30):
+        await queue.put((number, Pipe()))
+    with spare_descriptors(40):
+        monkeypatch.setattr(bundle, "free_until", 0.0)
+        found = await queue.get_many(30)
+        assert 0 < len(found) < 30
+        with pytest.raises(OSError, match="descriptor"):
+            await queue.get_many(30)
+    found += queue.sync.get_many(30)
+    assert [number for number, _ in found] == list(range(30))
+
+
 @pytest.mark.parametrize("counts", [True, False], ids=["newer", "before Linux 6.2"])
 async def test_one_low_descriptor_is_free(counts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one is free far below the limit, and all above are taken, two that come along are not lost."""
