@@ -136,7 +136,13 @@ def queue_error(name: str, lean: bool = True) -> type[Exception]:
         lean: Plain ``queue.X`` will do while asyncio is not imported.
     """
     plain: type[Exception] | None = getattr(queue, name, None)
-    if lean and plain is not None and "asyncio" not in sys.modules:
+    if lean and plain is not None and not _imported("asyncio"):
         return plain
     made = f"Queue{name}"
     return globals()[made] if made in globals() else __getattr__(made)
+
+
+def _imported(name: str) -> bool:
+    """Whether a module is there and whole: in a forked child, what a thread was importing never will be."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return spec is not None and not getattr(spec, "_initializing", False)

@@ -54,6 +54,8 @@ class ProcessGroup:
         self._processes: list[Process[Any]] = []
 
     async def __aenter__(self) -> Self:
+        if self._tasks is not None:
+            raise RuntimeError("this group was entered already, and not left")
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         return self

@@ -154,7 +154,7 @@ async def test_a_closed_member_may_have_failed() -> None:
 
 
 async def test_wrong_uses_are_refused() -> None:
-    """Outside of the block, after it, with arguments beside a Process, with a bad target or grace."""
+    """Outside of the block, after it, twice at once, with arguments beside a Process, bad target or grace."""
     group = ProcessGroup()
     with pytest.raises(RuntimeError, match="inside"):
         await group.start(targets.plain_add, 1)
@@ -163,6 +163,9 @@ async def test_wrong_uses_are_refused() -> None:
             await group.start(Process(target=targets.plain_add), 1)  # type: ignore[call-overload]
         with pytest.raises(TypeError, match="callable, not 3"):
             await group.start(3)  # type: ignore[call-overload]
+        with pytest.raises(RuntimeError, match="entered already"):
+            await group.__aenter__()
+        assert await (await group.start(targets.plain_add, 1)).result() == 11
     with pytest.raises(RuntimeError, match="inside"):
         await group.start(targets.plain_add, 1)
     with pytest.raises(ValueError, match="-1"):

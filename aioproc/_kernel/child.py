@@ -20,6 +20,7 @@ from aioproc._kernel.handle import Handle
 from aioproc._kernel.lifeline import die_with
 from aioproc._kernel.outcome import described, raised, returned
 from aioproc._kernel.parcel import Packed, pickled, unpack
+from aioproc._kernel.waiting import found_in
 
 SIGNALS_THAT_UNWIND: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -218,13 +219,13 @@ def forget_the_parents_loop() -> None:
         if callable(signal.getsignal(number)):
             normal = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             signal.signal(number, normal)
-    if asyncio := sys.modules.get("asyncio"):
-        asyncio._set_running_loop(None)
-    if trio_run := sys.modules.get("trio._core._run"):
-        vars(trio_run.GLOBAL_RUN_CONTEXT).clear()
-    if sniffio := sys.modules.get("sniffio"):
-        sniffio.thread_local.name = None
-        sniffio.current_async_library_cvar.set(None)
+    if set_running_loop := found_in("asyncio", "_set_running_loop"):
+        set_running_loop(None)
+    if run_context := found_in("trio._core._run", "GLOBAL_RUN_CONTEXT"):
+        vars(run_context).clear()
+    if library := found_in("sniffio", "thread_local"):
+        library.name = None
+        sys.modules["sniffio"].current_async_library_cvar.set(None)
 
 
 def _unwind(number: int, frame: FrameType | None) -> None:
@@ -289,7 +290,8 @@ class _NoStdin(io.TextIOWrapper):
 def _open_stdin(inherited: Handle | None) -> None:
     if inherited is None:
         nothing = open(os.devnull, "rb")  # noqa: SIM115
-        os.dup2(nothing.fileno(), 0)
+        if sys.stdin is not None:  # else the program was started without, and 0 is something else here
+            os.dup2(nothing.fileno(), 0)
         sys.stdin = _NoStdin(nothing)
     else:
         os.dup2(inherited.fileno(), 0)

@@ -176,10 +176,10 @@ def _adopt(duplicate: Any) -> Handle:
 
 
 def _wake_waiters(fd: int) -> None:
-    anyio = sys.modules.get("anyio")
-    if anyio is not None:
+    notify_closing = getattr(sys.modules.get("anyio"), "notify_closing", None)  # a thread may be importing it
+    if notify_closing is not None:
         try:
-            anyio.notify_closing(fd)
+            notify_closing(fd)
         except RuntimeError:  # no loop runs in this thread
             pass
 

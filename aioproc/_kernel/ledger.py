@@ -91,8 +91,9 @@ def _new_tally() -> tuple[Handle, ...]:
 
 
 def _pipe() -> Handle:
-    reader, writer = reopening_pipe()
-    os.close(writer)
+    with no_fork:  # a forked child would keep the writing end
+        reader, writer = reopening_pipe()
+        os.close(writer)
     return Handle(reader)
 
 

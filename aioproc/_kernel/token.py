@@ -315,20 +315,28 @@ def free_tokens(count: int, pipes: int) -> tuple[int, int, Handle, Handle, Handl
     for end in line:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LINE_BYTES)
     front, back = (Handle(end.detach()) for end in line)
-    made = [tuple(map(Handle, reopening_pipe(os.O_NONBLOCK))) for _ in range(pipes)]
-    sender = SocketView(front)
-    for number in range(count):
-        packet, writing = _TOKEN.pack(False, number % pipes), made[number % pipes][1]
+    with no_fork:  # a forked child would keep the writing ends
+        made = [tuple(map(Handle, reopening_pipe(os.O_NONBLOCK))) for _ in range(pipes)]
         try:
-            sender.sendmsg([packet], rights(writing.fileno()), SEND_FLAGS)
+            _send_free(count, [writing for _, writing in made], SocketView(front))
+        finally:
+            for _, writing in made:
+                writing.close()
+    ends = [reading for reading, _ in made]
+    return count, pipes, front, back, ends[0] if pipes == 1 else _ledger(ends)
+
+
+def _send_free(count: int, writing: list[Handle], sender: SocketView) -> None:
+    for number in range(count):
+        pipe = number % len(writing)
+        try:
+            sender.sendmsg([_TOKEN.pack(False, pipe)], rights(writing[pipe].fileno()), SEND_FLAGS)
         except BlockingIOError:
             raise ValueError(
                 f"at most {number}: no more fit into a socket here (net.core.wmem_max)"
             ) from None
         except OSError as error:
             raise explained(error) from None
-    ends = [reading for reading, _ in made]
-    return count, pipes, front, back, ends[0] if pipes == 1 else _ledger(ends)
 
 
 def _ledger(ends: list[Handle]) -> Handle:

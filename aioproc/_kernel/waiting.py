@@ -204,21 +204,25 @@ def _trio_token() -> object:
         return None
 
 
+def found_in(module: str, name: str) -> Any:
+    """What a module has under a name; None if it was not imported, or another thread is still at it."""
+    return getattr(sys.modules.get(module), name, None)
+
+
 def asyncio_loop() -> Any:
     """asyncio's loop, where a task of it runs; else None."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None:
-        return None
-    loop = asyncio._get_running_loop()
-    return None if loop is None or asyncio.current_task(loop) is None else loop
+    running_loop = found_in("asyncio", "_get_running_loop")
+    loop = None if running_loop is None else running_loop()
+    return None if loop is None or sys.modules["asyncio"].current_task(loop) is None else loop
 
 
 def task_or_thread() -> object:
     """Who runs: the current task where a loop runs in this thread, else the thread."""
-    for name, module in (("asyncio", "asyncio"), ("trio", "trio.lowlevel")):
-        if name in sys.modules:
+    for module in ("asyncio", "trio.lowlevel"):
+        current_task = found_in(module, "current_task")
+        if current_task is not None:
             try:
-                task: object = sys.modules[module].current_task()
+                task: object = current_task()
             except RuntimeError:
                 continue
             if task is not None:

@@ -24,29 +24,41 @@ class Attributes:
     def _child(self) -> Child:
         child = self.__dict__.get("_Attributes__child")
         if child is None:
+            if self._is_copy():
+                raise RuntimeError(f"this {type(self).__name__} is a pickled copy; use it where it was made")
             raise RuntimeError(
                 f"{type(self).__name__}.__init__() did not call super().__init__(), which every Process needs"
             )
         return cast("Child", child)
 
+    def _is_copy(self) -> bool:
+        """Whether it came by pickle, and not as the process that runs here."""
+        return "_default" in self.__dict__
+
+    @property
+    def _open_child(self) -> Child:
+        """What the child runs; ValueError once it is closed."""
+        self._child._check_closed()  # type: ignore[attr-defined]
+        return self._child
+
     @property
     def name(self) -> str:
         """Its name; a label only."""
-        return self._child.name
+        return self._open_child.name
 
     @name.setter
     def name(self, name: str) -> None:
         check(isinstance(name, str), f"name must be a string, not {name!r}")
-        self._child.name = name
+        self._open_child.name = name
 
     @property
     def daemon(self) -> bool:
         """Whether it must not outlive this process; to be set before the start."""
-        return self._child.daemon
+        return self._open_child.daemon
 
     @daemon.setter
     def daemon(self, daemonic: bool) -> None:
-        check(launch_of(self._child) is None, "process has already started")
+        check(launch_of(self._open_child) is None, "process has already started")
         self._child.daemon = daemonic
 
     @property
@@ -64,11 +76,11 @@ class Attributes:
     @property
     def authkey(self) -> bytes:
         """The process's authentication key, inherited from its parent."""
-        return self._child.authkey
+        return self._open_child.authkey
 
     @authkey.setter
     def authkey(self, authkey: bytes) -> None:
-        self._child.authkey = authkey
+        self._open_child.authkey = authkey
 
     @property
     def sentinel(self) -> int:
@@ -81,7 +93,8 @@ class Attributes:
 
     def __repr__(self) -> str:
         if "_Attributes__child" not in self.__dict__:
-            return f"<{type(self).__name__} without super().__init__()>"
+            missing = "copy" if self._is_copy() else "without super().__init__()"
+            return f"<{type(self).__name__} {missing}>"
         return repr(self._child).replace(type(self._child).__name__, type(self).__name__, 1)
 
     def born(self, child: Child) -> None:

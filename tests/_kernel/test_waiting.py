@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import queue
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from aioproc import Event
+from aioproc import Event, Queue, RLock, get_context
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.waiting import BUDGET_OPERATIONS, asyncio_loop, in_thread, until, until_blocking
 
@@ -315,3 +319,30 @@ def test_longer_than_poll_can(timeout: float) -> None:
     later.start()
     assert event.sync.wait(timeout)
     later.join()
+
+
+@pytest.fixture
+def half_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread has begun to import asyncio and trio's lowlevel; in a forked child, for ever."""
+    module, spec = ModuleType("asyncio"), ModuleSpec("asyncio", None)
+    vars(spec)["_initializing"], module.__spec__ = True, spec
+    monkeypatch.setitem(sys.modules, "asyncio", module)
+    monkeypatch.delitem(sys.modules, "trio.lowlevel", raising=False)
+
+
+def test_twins_while_a_loop_is_imported(half_imported: None) -> None:
+    """They need nothing of a module that is half imported, and do not import it themselves."""
+    with RLock().sync as taken:
+        assert taken
+    with pytest.raises(queue.Empty) as caught:
+        Queue[int]().sync.get(timeout=0)
+    assert caught.type is queue.Empty
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_trio_while_asyncio_is_imported(monkeypatch: pytest.MonkeyPatch, counter: Counter) -> None:
+    """Who waits under trio, or forks, needs nothing of asyncio."""
+    monkeypatch.setitem(sys.modules, "asyncio", ModuleType("asyncio"))
+    with pytest.raises(TimeoutError):
+        await until(counter.take, counter.handle, timeout=0)
+    assert await get_context("fork").Process(target=pow, args=(2, 3)) == 8

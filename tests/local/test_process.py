@@ -656,9 +656,12 @@ async def test_close(ctx: Context, words: Words) -> None:
     for use in ("is_alive", "terminate", "kill", "interrupt"):
         with pytest.raises(ValueError, match="closed"):
             getattr(p, use)()
-    for name in ("pid", "ident", "exitcode", "sentinel"):
+    for name in ("name", "daemon", "pid", "ident", "exitcode", "authkey", "sentinel"):
         with pytest.raises(ValueError, match="closed"):
             getattr(p, name)
+    for name, value in (("name", "late"), ("daemon", True), ("authkey", b"late")):
+        with pytest.raises(ValueError, match="closed"):
+            setattr(p, name, value)
     for wait in (p.join, p.result, p.start, p.stop):
         with pytest.raises(ValueError, match="closed"):
             await wait()
@@ -706,6 +709,18 @@ async def test_bad_timeouts_are_refused() -> None:
         for wait in (p.join, p.result, p.stop):
             with pytest.raises(ValueError, match="-1"):
                 await wait(-1)
+
+
+async def test_a_process_object_in_another_process() -> None:
+    """It is a copy there, which is of no use, and says so."""
+    queue: aioproc.Queue[Process[int]] = aioproc.Queue()
+    await queue.put(Process(target=targets.plain_add, args=(1,)))
+    copy = await queue.get()
+    assert repr(copy) == "<Process copy>"
+    for use in (copy.is_alive, copy.start, copy.join, lambda: copy.name):
+        with pytest.raises(RuntimeError, match="this Process is a pickled copy"):
+            done: Any = use()
+            await done
 
 
 async def test_argument_that_cannot_be_pickled(start_method: str) -> None:

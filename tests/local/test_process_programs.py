@@ -71,6 +71,22 @@ def test_daemons_end_with_the_program_and_others_are_joined(start_method: str) -
     assert all(ended(int(word), within=1) for word in told if word.isdigit())
 
 
+def test_children_of_a_program_without_standard_input(start_method: str) -> None:
+    """What has its descriptor instead, such as a queue's, is left alone in them."""
+    code = f"""if True:
+        import aioproc
+        queue = aioproc.Queue()
+        assert 0 in (queue._store.reader.handle.fileno(), queue._store.writer.handle.fileno())
+        async def main():
+            await aioproc.get_context("{start_method}").Process(target=queue.sync.put, args=("hello",))
+            print(await queue.get(timeout=10))
+        aioproc.run(main, use_uvloop=False)
+    """
+    command = ["sh", "-c", 'exec "$0" -c "$1" <&-', sys.executable, code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_SECONDS)
+    assert (done.stdout, done.stderr) == ("hello\n", "")
+
+
 def test_a_deaf_daemon_without_its_server_does_not_hold_up_the_exit() -> None:
     """At exit a daemon that ignores SIGTERM is killed in the end, also when the fork server was killed."""
     with program("orphan", stdout=subprocess.PIPE) as parent:
