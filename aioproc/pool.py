@@ -90,8 +90,7 @@ class AsyncPool:
             1, processes=processes, maxtasksperchild=maxtasksperchild, tasks_per_worker=tasks_per_worker
         )
         _at_least(0, max_pending=max_pending)
-        if initializer is not None and (not callable(initializer) or is_asynchronous(initializer)):
-            raise TypeError(f"initializer must be a plain function, not {initializer!r}")
+        _plain(initializer=initializer)
         if context is not None and not hasattr(context, "get_start_method"):
             raise TypeError(f"context must be what get_context() returns, not {context!r}")
         initargs = tuple(initargs)
@@ -195,9 +194,11 @@ class AsyncPool:
 
         Raises:
             QueueFull: ``max_pending`` calls wait already.
+            TypeError: A callback is no plain function: nobody would await what it returns.
             ValueError: The pool is closed.
         """
         self._books.need_room()
+        _plain(callback=callback, error_callback=error_callback)
         call = func, tuple(args), dict(kwds)
         return self._books.take_on(call, self._settings, callback=callback, error_callback=error_callback)
 
@@ -398,6 +399,7 @@ class AsyncPool:
 
         self._books.check_open()
         _at_least(1, chunksize=chunksize)
+        _plain(callback=callback, error_callback=error_callback)
         stop: Stop | None = None
 
         def cancel(whole: AsyncResult[Any]) -> bool:
@@ -517,6 +519,12 @@ def _at_least(least: int, **numbers: int | None) -> None:
     for name, number in numbers.items():
         if number is not None:
             integer(name, number, least)
+
+
+def _plain(**functions: Callable[..., object] | None) -> None:
+    for name, function in functions.items():
+        if function is not None and (not callable(function) or is_asynchronous(function)):
+            raise TypeError(f"{name} must be a plain function, not {function!r}")
 
 
 def _refuse_with_executor(given: dict[str, Any], executor: Any) -> None:

@@ -48,6 +48,20 @@ def test_numbers_of_other_kinds() -> None:
     assert queue.get_many(numpy.int8(5)) == [1, 2]
 
 
+@pytest.mark.parametrize("kind", ["Queue", "JoinableQueue", "SimpleQueue"])
+def test_a_twin_has_the_names_of_the_stdlib(kind: str) -> None:
+    """Who hands over what he puts, and when to give up, by name, may do so here as well."""
+    for queue in (getattr(aioproc, kind)().sync, getattr(multiprocessing, kind)()):
+        queue.put(obj=1)
+        assert queue.get() == 1
+        if kind != "SimpleQueue":
+            queue.put(obj=2, block=False, timeout=None)
+            queue.put_nowait(obj=3)
+            assert [queue.get(block=True, timeout=10) for _ in range(2)] == [2, 3]
+            queue.close()
+            queue.join_thread()
+
+
 @pytest.mark.anyio
 async def test_get_many_of_none(anyio_backend: Any) -> None:
     """At least one item can be taken, so fewer cannot be asked for; nothing is taken."""

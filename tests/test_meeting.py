@@ -32,7 +32,7 @@ from aioproc._kernel import door, names
 from aioproc._kernel import hub as hubs
 from aioproc._kernel.member import Member
 from aioproc._kernel.rights import rights
-from tests.crash.killing import forked
+from tests.crash.killing import forked, forks_after
 from tests.hubs import ended, hubs_at, kill_hub, meeting_place
 
 path = pytest.fixture(meeting_place, name="path")
@@ -213,6 +213,16 @@ def test_forked(path: str) -> None:
                 os._exit(0)
         os.waitpid(child, 0)
         assert event.is_set()
+
+
+def test_a_fork_while_a_hub_is_started(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that another thread forks meanwhile does not keep the next hub from being started."""
+    with forks_after(monkeypatch, subprocess, "Popen") as forked_meanwhile:
+        with aioproc.meet_sync(path):
+            forked_meanwhile()
+            kill_hub(path)
+        with aioproc.meet_sync(path) as hub:
+            hub.Lock("lock")
 
 
 # Those who come together
@@ -523,7 +533,7 @@ def own_hub(path: str, uid_of: Callable[[socket.socket], int] = hubs.peer_uid) -
     with door._elected(path) as roll:
         listener = door._listening(path)
     own = os.open(path + hubs.ROLL, os.O_RDONLY | os.O_NONBLOCK)
-    hub = hubs.Hub(path, listener, own, uid_of)
+    hub = hubs.Hub(path, socket.socket(fileno=listener.detach()), own, uid_of)
     try:
         yield hub
     finally:

@@ -506,6 +506,12 @@ async def test_bad_input() -> None:
     async with AsyncPool(1) as pool:
         with pytest.raises(TypeError, match="callable"):
             pool.submit(3)  # type: ignore[call-overload]
+        later: Any = tasks.square_later
+        calls: list[Any] = [pool.apply_async, pool.map_async, pool.starmap_async]
+        for given in ({"callback": 3}, {"callback": later}, {"error_callback": later}):
+            for call in calls:
+                with pytest.raises(TypeError, match="callback must be a plain function, not "):
+                    call(tasks.square, (1,), **given)
         with pytest.raises(ValueError, match="chunksize"):
             pool.imap(tasks.square, [], 0)
         with pytest.raises(ValueError, match="timeout"):

@@ -189,12 +189,10 @@ class _TrioLoop:
         stopped = threading.Event()
 
         async def call_when_readable() -> None:
-            while True:
+            while not stopped.is_set():  # it may be before this task has begun
                 await self._trio.lowlevel.wait_readable(handle.fileno())
                 if not stopped.is_set():  # else it was when this task had already been woken
                     ready()
-                if stopped.is_set():
-                    return
 
         def stop() -> None:
             stopped.set()

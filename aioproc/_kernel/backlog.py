@@ -9,6 +9,7 @@ Source: multiprocessing/util.py (Finalize).
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -38,7 +39,7 @@ class Backlog(Private):
 
     def __init__(self, writer: Channel, reader: Channel) -> None:
         self._channel = writer
-        self._reader = reader
+        self._reader = weakref.ref(reader)  # a queue that is forgotten cannot be read here any more
         self.kept: deque[Kept] = deque()
         self._lock = threading.Lock()
         self._writing = False
@@ -86,8 +87,8 @@ class Backlog(Private):
         return False
 
     def _is_stuck(self) -> bool:
-        """Whether the loop of the task that writes was closed and the task not cancelled."""
-        return self._loop is not None and bool(self._loop.is_closed())
+        """Whether the loop of the task that writes has ended, or stands still, and the task not cancelled."""
+        return self._loop is not None and not self._loop.is_running()
 
     def pump(self) -> None:
         """Write what goes; BlockingIOError while something is left, `Crowded` if to wait may not help."""
@@ -206,7 +207,9 @@ class Backlog(Private):
 
     def _finish(self) -> None:
         if not self.abandoned:
-            self._reader.close()  # if nobody else can receive, it is over
+            reader = self._reader()
+            if reader is not None:
+                reader.close()  # if nobody else can receive, it is over
             self.flush_blocking()
 
     def drop(self) -> None:

@@ -24,17 +24,14 @@ class Bell:
 
     def __init__(
         self,
-        levels: Sequence[Handle | int] = (),
+        levels: Sequence[Handle] = (),
         edges: Sequence[Handle] = (),
         rooms: Sequence[Handle] = (),
     ) -> None:
         self._levels, self._edges, self._rooms = levels, edges, rooms
         self._epoll = select.epoll(select.EPOLL_CLOEXEC)
         for handle in levels:
-            try:
-                self._epoll.register(handle, select.EPOLLIN)
-            except PermissionError:  # a file on a disk: always ready, so nobody will wait for it
-                pass
+            self._epoll.register(handle.fileno(), select.EPOLLIN)
         for handle in edges:
             self._epoll.register(handle.fileno(), select.EPOLLIN | select.EPOLLET)
         for handle in rooms:

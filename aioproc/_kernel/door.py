@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from aioproc._kernel.bundle import close_all
+from aioproc._kernel.forks import no_fork
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.hub import ROLL, peer_uid, vacant
 from aioproc._kernel.names import identity
@@ -56,25 +57,42 @@ def connected(path: str, *, wait: bool = False) -> Handle | None:
         BlockingIOError: Too many wait to be let in, and ``wait`` is False.
         OSError: Something else is there, or another user.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with sock:
-        sock.setblocking(wait)
-        try:
-            sock.connect(path)
-        except (FileNotFoundError, ConnectionRefusedError):
-            return None
-        except OSError as error:
-            if error.errno is None:  # too long: `check` says so
-                return None
-            if error.errno == errno.EPROTOTYPE:
-                raise FileExistsError(errno.EEXIST, "another program's socket is there", path) from error
-            if isinstance(error, PermissionError):
-                raise PermissionError(error.errno, "another user's meeting", path) from error
-            raise
-        if peer_uid(sock) != os.geteuid():
-            raise PermissionError(errno.EPERM, "another user's meeting", path)
-        sock.setblocking(True)
-        return Handle(sock.detach(), forks=False)
+    connection = _socket()
+    try:
+        if _connect(connection.socket(), path, wait):
+            return connection
+    except BaseException:
+        connection.close()
+        raise
+    connection.close()
+    return None
+
+
+def _socket() -> Handle:
+    """A socket of this process alone: with a copy of it, a forked child would pass for the hub, or for us."""
+    with no_fork:
+        return Handle(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).detach(), forks=False)
+
+
+def _connect(sock: socket.socket, path: str, wait: bool) -> bool:
+    """See `connected`; False when nobody listens."""
+    sock.setblocking(wait)
+    try:
+        sock.connect(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    except OSError as error:
+        if error.errno is None:  # too long: `check` says so
+            return False
+        if error.errno == errno.EPROTOTYPE:
+            raise FileExistsError(errno.EEXIST, "another program's socket is there", path) from error
+        if isinstance(error, PermissionError):
+            raise PermissionError(error.errno, "another user's meeting", path) from error
+        raise
+    if peer_uid(sock) != os.geteuid():
+        raise PermissionError(errno.EPERM, "another user's meeting", path)
+    sock.setblocking(True)
+    return True
 
 
 def entered(path: str) -> Handle:
@@ -104,15 +122,15 @@ def _elected(path: str) -> Iterator[int]:
     while True:
         roll = _roll(path)
         try:
-            fcntl.flock(roll, fcntl.LOCK_EX)
-            if _is_there(path, roll):
-                yield roll
+            fcntl.flock(roll.fileno(), fcntl.LOCK_EX)
+            if _is_there(path, roll.fileno()):
+                yield roll.fileno()
                 return
         finally:
-            os.close(roll)
+            roll.close()
 
 
-def _roll(path: str) -> int:
+def _roll(path: str) -> Handle:
     name = path + ROLL
     while True:
         try:
@@ -122,13 +140,15 @@ def _roll(path: str) -> int:
         except OSError as error:
             raise type(error)(error.errno, f"no meeting can be held here: {error.strerror}", path) from error
         try:
-            roll = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with no_fork:  # a forked child would keep the lock
+                opened = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+                roll = Handle(opened, forks=False)
         except FileNotFoundError:  # a hub that ended has removed it
             continue
-        found = os.fstat(roll)
+        found = os.fstat(opened)
         if stat.S_ISFIFO(found.st_mode) and found.st_uid == os.geteuid():
             return roll
-        os.close(roll)
+        roll.close()
         raise FileExistsError(errno.EEXIST, "there is something that is no roll of ours", name)
 
 
@@ -143,11 +163,14 @@ def _is_there(path: str, roll: int) -> bool:
 def _opened(path: str, roll: int) -> Handle:
     """Listen, be the first to connect, and start the hub; for who is elected."""
     try:
-        with _listening(path) as listener:
+        listener = _listening(path)
+        try:
             connection = connected(path)
             assert connection is not None
             _start(path, listener, roll)
             return connection
+        finally:
+            listener.close()
     except BaseException:
         for name in (path, path + ROLL):
             if vacant(roll):
@@ -158,24 +181,24 @@ def _opened(path: str, roll: int) -> Handle:
         raise
 
 
-def _listening(path: str) -> socket.socket:
+def _listening(path: str) -> Handle:
     check(path)
     try:
         os.unlink(path)  # nobody listens there: a hub that was killed has left it
     except FileNotFoundError:
         pass
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener = _socket()
     try:
         os.fchmod(listener.fileno(), 0o600)  # which the file gets, from its first moment
-        listener.bind(path)
-        listener.listen(_WAITING)
+        listener.socket().bind(path)
+        listener.socket().listen(_WAITING)
     except BaseException:
         listener.close()
         raise
     return listener
 
 
-def _start(path: str, listener: socket.socket, roll: int) -> None:
+def _start(path: str, listener: Handle, roll: int) -> None:
     """Start the hub in a session of its own; its parent is not this process.
 
     Raises:
@@ -185,23 +208,24 @@ def _start(path: str, listener: socket.socket, roll: int) -> None:
 
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     passed: list[int] = []
-    try:
-        passed.append(_beyond_standard(os.dup(listener.fileno())))
-        own = os.open(f"/proc/self/fd/{roll}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        passed.append(_beyond_standard(own))  # ours has the flock
-        command = [get_executable(), "-I", "-S", "-c", _CODE, package, path, *map(str, passed)]
-        with subprocess.Popen(
-            command,
-            pass_fds=passed,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            cwd="/",
-        ) as starter:
-            _, complaints = starter.communicate()
-    finally:
-        close_all(passed)
+    with no_fork:  # until nobody but the hub has what is passed, and the end of what it may complain
+        try:
+            passed.append(_beyond_standard(os.dup(listener.fileno())))
+            own = os.open(f"/proc/self/fd/{roll}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            passed.append(_beyond_standard(own))  # ours has the flock
+            starter = subprocess.Popen(
+                [get_executable(), "-I", "-S", "-c", _CODE, package, path, *map(str, passed)],
+                pass_fds=passed,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                cwd="/",
+            )
+        finally:
+            close_all(passed)
+    with starter:
+        _, complaints = starter.communicate()
     if starter.returncode > 0:
         text = complaints.decode(errors="replace").strip()
         raise OSError(f"the hub of {path} could not be started: {text}")

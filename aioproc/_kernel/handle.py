@@ -52,11 +52,12 @@ class Handle:
     If a peer dies: Nothing; the kernel closes its copies, not ours.
     """
 
-    __slots__ = ("__weakref__", "_fd", "lines", "standing", "stays", "view")
+    __slots__ = ("__weakref__", "_fd", "alarms", "lines", "standing", "stays", "view")
 
     def __init__(self, fd: int, *, forks: bool = True) -> None:
         self._fd = fd
         self.lines: dict[object, Line] = {}  # tasks that wait for this descriptor, a line per loop and event
+        self.alarms: dict[object, Callable[[], object]] | None = None  # called when it is woken or closed
         self.standing: Line | None = None  # one that may be registered though nobody waits
         self.stays = True  # whether one may
         self.view: SocketView | None = None  # once `socket` has made it, and until it is closed
@@ -91,6 +92,7 @@ class Handle:
         if fd < 0:
             return
         self.view = None
+        self._alarm()
         if not self._is_known() or self._wake(fd, lambda: self._close(fd)):
             self._close(fd)
 
@@ -103,8 +105,14 @@ class Handle:
 
     def wake(self) -> None:
         """Let tasks of any loop that wait for it make another attempt."""
+        self._alarm()
         if self.lines:
             self._wake(self.fileno())
+
+    def _alarm(self) -> None:
+        if self.alarms:
+            for call in list(self.alarms.values()):
+                call()
 
     def _wake(self, fd: int, then: Callable[[], None] | None = None) -> bool:
         """Wake all; False when one can be told later only: in its loop's thread, ``then`` follows."""
@@ -128,6 +136,7 @@ class Handle:
     def forget_waiting(self) -> None:
         """Those who wait are not told when it is closed; in a forked child they are the parent's."""
         self.lines.clear()
+        self.alarms = None
         self.standing = None
 
     def __del__(self) -> None:

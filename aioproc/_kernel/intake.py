@@ -74,6 +74,12 @@ class Intake(Private):
         self._returned.append((item, failure))
         self.is_odd = True
 
+    def give_back_all(self, items: list[Any]) -> None:
+        """The same for several, which are the first again, in this order."""
+        self._returned.extendleft((item, None) for item in reversed(items))
+        self.is_odd = True
+        self.reader.handle.wake()
+
     @property
     def first_length(self) -> int:
         """How long the bytes are that came back first; 0 for what is no bytes."""

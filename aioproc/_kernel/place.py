@@ -254,6 +254,14 @@ class Places(Generic[P]):
         place.join()
         return place
 
+    def here(self) -> P:
+        """Join the place of the loop that this thread holds up, where a token may lie; else one's own."""
+        try:
+            known = bool(self._of_loop) and loop_key() in self._of_loop
+        except RuntimeError:  # no loop runs in this thread
+            known = False
+        return self.of_loop() if known else self.of_thread()
+
     def leave(self, place: P) -> None:
         """Leave the place; the last one puts it away for the next wait."""
         if not place.leave():

@@ -266,18 +266,25 @@ class Store(Intake):
             except (BlockingIOError, Crowded):
                 pass
 
-    def take_more(self, found: list[Any], most: int) -> None:
-        """Take what is there now, until there are ``most``; what fails raises at the next get."""
+    def take_more(self, found: list[Any], most: int, in_loop: bool) -> Arrival | None:
+        """Take what is there now, until there are ``most``; what fails raises at the next get.
+
+        Returns:
+            An item that was taken and would hold up the loop if it was opened here; or None.
+        """
         while len(found) < most:
             try:
                 arrival = self.take()
             except (OSError, EOFError):  # what was found so far is not to be lost with the descriptors
-                return
+                return None
+            if in_loop and arrival is not None and packets.heavy(arrival):
+                return arrival
             try:
                 found.append(self.open(arrival))
             except Exception as failure:
                 self.give_back(None, failure)
-                return
+                return None
+        return None
 
     # -- state and end
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+import threading
 
 from aioproc._kernel import channel as packets
 from aioproc._kernel.channel import Arrival, Channel
@@ -28,22 +28,36 @@ class Tasks(Private):
         self._ledger = ledger
         self._tally = ledger.tally
         self._reader = reader
-        self._in_hand: deque[Handle] = deque()
+        self._lock = threading.Lock()
+        self._in_hand = 0
+        self._open: Handle | None = None  # one end stands for all that are in hand
         super().__init__()
 
     def received(self, arrival: Arrival) -> None:
         """Note one that has just been received."""
         self._tally.note(self._tally.received)
-        self._in_hand.append(packets.take_tail(arrival))
+        task = packets.take_tail(arrival)
+        with self._lock:
+            self._in_hand += 1
+            if self._open is None:
+                self._open = task
+                return
+        task.close()
 
     def done(self) -> None:
-        """Close the oldest that this process has in hand; ValueError when it has none."""
-        try:
-            task = self._in_hand.popleft()
-        except IndexError:
-            raise ValueError("task_done() called too many times") from None
-        self._tally.note(self._tally.done)
-        task.close()
+        """One of those that this process has in hand is done; ValueError when it has none."""
+        with self._lock:
+            if not self._in_hand:
+                raise ValueError("task_done() called too many times")
+            self._tally.note(self._tally.done)  # of all of them before the end is closed
+            self._in_hand -= 1
+            if not self._in_hand:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        task, self._open = self._open, None
+        if task is not None:
+            task.close()
 
     def lost(self) -> int:
         """How many were found to be lost so far."""
@@ -87,8 +101,10 @@ class Tasks(Private):
 
     def close(self) -> None:
         """Let go of those in hand: they are lost."""
-        self._in_hand.clear()
+        with self._lock:
+            self._in_hand = 0
+            self._let_go()
 
     def drop(self) -> None:
         """In a forked child: what its parent has in hand is the parent's to finish."""
-        self._in_hand.clear()
+        self._lock, self._in_hand, self._open = threading.Lock(), 0, None

@@ -165,7 +165,7 @@ class Tokens(Private):
             return self.take()
         except BlockingIOError:
             pass
-        place = self._places.of_thread()
+        place = self._places.here()
         try:
             wait = until_blocking_later if timeout is None else until_blocking  # however short, it looks once
             wait(place.attempt, place.watch, timeout=timeout)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from aioproc._kernel.bell import Bell
 from aioproc._kernel.channel import Channel, Unopened, channel, length, opened_bytes, raw, sealed_in_loop
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.intake import Intake
 from aioproc._kernel.parcel import Packed, pack
-from aioproc._kernel.waiting import checkpoint, spent, until, until_blocking, until_later
+from aioproc._kernel.waiting import MOST_SECONDS, checkpoint, spent, until, until_blocking, until_later
 from aioproc._kernel.watch import ready
 
 __all__ = ["Connection", "Pipe", "SyncConnection", "wait"]
@@ -321,6 +321,10 @@ class _Wait:
     Returns:
         Those that are ready (there is something to get, or an end); an empty list after ``timeout``.
 
+    Raises:
+        OSError: A connection is closed in this process, before or meanwhile.
+        ValueError: A queue is.
+
     If cancelled: Nothing is taken.
     If a peer dies: Its sentinel, and the connections that only it held, are ready.
     Cost: A few system calls more than the number of objects.
@@ -328,22 +332,33 @@ class _Wait:
 
     async def __call__(self, objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
         waiting = _Waiting(objects)
+        if spent():
+            await checkpoint()
         try:
-            return await until(waiting.found, waiting.bell.handle, "read", timeout)
+            return waiting.found()
+        except BlockingIOError:
+            pass
+        if timeout is not None and timeout <= 0:
+            return []
+        from aioproc._kernel.gathering import until_one  # a plain child needs none of its imports
+
+        try:
+            return await until_one(waiting.found, waiting.descriptors, waiting.handles, timeout)
         except TimeoutError:
             return []
-        finally:
-            waiting.bell.close()
 
     def sync(self, objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
         """The same for code that has no event loop."""
         waiting = _Waiting(objects)
-        try:
-            return until_blocking(waiting.found, waiting.bell.handle, "read", timeout)
-        except TimeoutError:
-            return []
-        finally:
-            waiting.bell.close()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        left = 0.0
+        while True:
+            try:
+                return waiting.found(left)
+            except BlockingIOError:
+                left = MOST_SECONDS if deadline is None else min(deadline - time.monotonic(), MOST_SECONDS)
+                if left <= 0:
+                    return []
 
 
 wait = _Wait()
@@ -352,13 +367,17 @@ wait = _Wait()
 class _Waiting:
     def __init__(self, objects: Iterable[Any]) -> None:
         self._objects = [(_descriptor(obj), obj) for obj in objects]
+        self.descriptors = {fd for fd, _ in self._objects}
+        self.handles = [intake.reader.handle for _, obj in self._objects if (intake := _intake_of(obj))]
         self._poll = select.poll()
-        for fd, _ in self._objects:
+        for fd in self.descriptors:
             self._poll.register(fd, select.POLLIN)
-        self.bell = Bell(list({fd for fd, _ in self._objects}))
 
-    def found(self) -> list[Any]:
-        events = dict(self._poll.poll(0))
+    def found(self, seconds: float = 0.0) -> list[Any]:
+        events = dict(self._poll.poll(seconds * 1000))
+        if any(handle.closed for handle in self.handles):
+            for _, obj in self._objects:
+                _descriptor(obj)  # raises what a closed one raises
         ready = [obj for fd, obj in self._objects if fd in events or _keeps_something(obj)]
         if not ready:
             raise BlockingIOError
@@ -369,13 +388,22 @@ def _descriptor(obj: Any) -> int:
     if isinstance(obj, int):
         return obj
     store = _store_of(obj)
-    return int(obj.fileno() if store is None else store.reader.handle.fileno())
+    if store is not None:
+        return int(store.reader.handle.fileno())
+    if not hasattr(obj, "fileno"):
+        raise ValueError(f"cannot wait for {obj!r}: it is no queue, connection or sentinel")
+    return int(obj.fileno())
 
 
 def _store_of(obj: Any) -> Any:
     return getattr(getattr(obj, "_queue", obj), "_store", None)
 
 
-def _keeps_something(obj: Any) -> bool:
+def _intake_of(obj: Any) -> Intake | None:
     intake = _store_of(obj) or getattr(obj, "_intake", None)
-    return isinstance(intake, Intake) and bool(intake.kept)
+    return intake if isinstance(intake, Intake) else None
+
+
+def _keeps_something(obj: Any) -> bool:
+    intake = _intake_of(obj)
+    return intake is not None and intake.kept > 0

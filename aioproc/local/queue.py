@@ -255,10 +255,20 @@ class Queue(_Face, Generic[T]):
 
         Raises:
             ValueError: ``most`` is less than one.
+
+        If cancelled: Nothing is taken: the next gets of this process have it.
         """
-        most = integer("most", most, 1)
+        most, store = integer("most", most, 1), self._store
         found = [await self.get()]
-        self._store.take_more(found, most)
+        while (arrival := store.take_more(found, most, in_loop=True)) is not None:
+            try:
+                found.append(await store.open_in_loop(arrival))
+            except Exception as failure:
+                store.give_back(None, failure)
+                break
+            except BaseException:
+                store.give_back_all(found)
+                raise
         return found
 
     def __aiter__(self) -> AsyncIterator[T]:
@@ -304,9 +314,13 @@ class SyncQueue(_Face, Generic[T]):
         """The same queue for coroutines."""
         return _facing(Queue, self._store)  # type: ignore[no-any-return]
 
-    def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
+    def put_nowait(self, obj: Any) -> None:
+        """See `Queue.put_nowait`."""
+        super().put_nowait(obj)
+
+    def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
         """See `Queue.put`."""
-        packed = pack(item)
+        packed = pack(obj)
         store = self._store
         try:
             try:
@@ -351,7 +365,7 @@ class SyncQueue(_Face, Generic[T]):
         """See `Queue.get_many`."""
         most = integer("most", most, 1)
         found = [self.get()]
-        self._store.take_more(found, most)
+        self._store.take_more(found, most, in_loop=False)
         return found
 
     def __iter__(self) -> Iterator[T]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import pytest
 
 SYSTEM_CALLS = {
     *("recvmsg", "sendmsg", "recv", "send", "shutdown", "socketpair", "setsockopt", "detach"),
@@ -52,6 +55,38 @@ def stand_still_in_a_put(queue: Any) -> None:
     """Stop in the middle of a put to a joinable queue; go on with it when told so."""
     kill_before_call(1, {"eventfd_write"}, how=signal.SIGSTOP)
     queue.put(1)
+
+
+@contextmanager
+def forks_after(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> Iterator[Callable[[], None]]:
+    """Another thread forks when this function of a module returns, or as soon as forks need not wait.
+
+    Its child does nothing, and lives on while inside. To call what is given waits for the fork.
+    """
+    bystander: list[int] = []
+    function = getattr(module, name)
+
+    def fork() -> None:
+        bystander.append(os.fork())
+        if not bystander[0]:
+            signal.pause()
+
+    def call(*args: Any, **more: Any) -> Any:
+        done = function(*args, **more)
+        if not thread.ident:
+            thread.start()
+            thread.join(0.5)  # not in time, if forks have to wait
+        return done
+
+    thread = threading.Thread(target=fork)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, call)
+        try:
+            yield thread.join
+        finally:
+            thread.join()
+            os.kill(bystander[0], signal.SIGKILL)
+            os.waitpid(bystander[0], 0)
 
 
 def forked(work: Callable[[], object], die_before: int = 0) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from unittest.mock import patch
 
@@ -12,6 +11,7 @@ import pytest
 
 import aioproc
 from aioproc._kernel import door
+from aioproc._kernel.handle import Handle
 from tests.hubs import ended, hubs_at, kill_hub, meeting_place
 
 path = pytest.fixture(meeting_place, name="path")
@@ -27,7 +27,7 @@ CODE = (
 def let_next_hub_die(point: int, note: str) -> None:
     """The next hub that is started here dies before its so-many-th call; those after it live."""
 
-    def start_victim(path: str, listener: socket.socket, roll: int) -> None:
+    def start_victim(path: str, listener: Handle, roll: int) -> None:
         replaced.stop()
         with patch.object(door, "_CODE", CODE.format(point=point, note=note)):
             door._start(path, listener, roll)

@@ -6,8 +6,7 @@ import fcntl
 import multiprocessing
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ import pytest
 from aioproc import JoinableQueue, Queue
 from aioproc._kernel.ledger import reopened
 from aioproc._kernel.watch import ready
-from tests.crash.killing import died, forked, stand_still_in_a_put
+from tests.crash.killing import died, forked, forks_after, stand_still_in_a_put
 from tests.crash.queue_children import in_vain, lost, operate
 from tests.local.queue_children import take_two
 from tests.shared import Wire
@@ -216,28 +215,9 @@ def test_a_forked_child_takes_no_ring() -> None:
 @pytest.mark.parametrize(("kind", "look"), [(Queue, "qsize"), (JoinableQueue, "join")])
 def test_forks_of_other_threads_keep_no_lock(monkeypatch: pytest.MonkeyPatch, kind: Any, look: str) -> None:
     """A child that another thread forks while this one looks through a queue keeps nobody out of it."""
-    bystander: list[int] = []
-    flock: Callable[[int, int], None] = fcntl.flock
-
-    def fork() -> None:
-        bystander.append(os.fork())
-        if not bystander[-1]:
-            signal.pause()
-
-    def flock_and_fork(lock: int, how: int) -> None:
-        flock(lock, how)
-        if not thread.ident:
-            thread.start()
-            thread.join(0.5)  # not in time, if forks have to wait
-
-    thread, queue = threading.Thread(target=fork), kind().sync
-    with monkeypatch.context() as patch:
-        patch.setattr(fcntl, "flock", flock_and_fork)
+    queue = kind().sync
+    with forks_after(monkeypatch, fcntl, "flock") as forked_meanwhile:
         getattr(queue, look)()
-    thread.join()
-    try:
+        forked_meanwhile()
         with queue._store.ledger.alone():
             pass
-    finally:
-        os.kill(bystander[0], signal.SIGKILL)
-        os.waitpid(bystander[0], 0)

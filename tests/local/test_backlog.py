@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import select
 import subprocess
 import sys
@@ -83,6 +84,18 @@ def test_written_in_the_next_loop() -> None:
     loop.close()
     asyncio.run(queue.put(ITEM))
     assert received(queue, count + 1)
+
+
+@pytest.mark.parametrize("make", QUEUES)
+def test_forgotten_when_nobody_can_read(make: Callable[[], Any]) -> None:
+    """What a forgotten queue kept is let go of once no other process can read it."""
+    queue = make().sync
+    put_until_kept(queue)
+    (feeder,) = [thread for thread in threading.enumerate() if thread.name == "aioproc feeder"]
+    del queue
+    gc.collect()
+    feeder.join(20)
+    assert not feeder.is_alive()
 
 
 @pytest.mark.parametrize("make", QUEUES)

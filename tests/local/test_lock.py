@@ -7,8 +7,8 @@ import random
 import resource
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -22,14 +22,13 @@ from aioproc._kernel.channel import Crowded, channel
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.parcel import pack
 from aioproc._kernel.place import MOST_TICKETS
-from aioproc._kernel.reopening import reopening_pipe
 from aioproc._kernel.rights import SEND_FLAGS, rights
 from aioproc._kernel.ticket import TICKET, Ticket
 from aioproc._kernel.token import LEFT_TICKETS
 from aioproc._kernel.watch import hung_up
 from aioproc.local.lock import Lock
 from tests.conftest import BACKENDS
-from tests.crash.killing import died, forked
+from tests.crash.killing import died, forked, forks_after
 from tests.local import lean_children
 from tests.local import lock_children as children
 from tests.local.lock_children import COUNT, INSIDE, TWICE
@@ -413,8 +412,9 @@ def fork_and_hold(lock: Any, wire: Wire, back: Wire) -> None:
 
 def test_a_fork_while_a_lock_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child that another thread forks while this one makes a lock does not keep it when its holder dies."""
-    with forked_meanwhile(monkeypatch, token):
+    with forks_after(monkeypatch, token, "reopening_pipe") as forked_meanwhile:
         lock = Lock()
+        forked_meanwhile()
         assert not died(forked(lock.sync.acquire))
         assert lock.sync.acquire(timeout=5)
         assert lock.abandoned
@@ -422,37 +422,11 @@ def test_a_fork_while_a_lock_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_fork_while_a_queue_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does such a child keep a queue from learning that a task, or an entry, has ended."""
-    with forked_meanwhile(monkeypatch, ledger):
+    with forks_after(monkeypatch, ledger, "reopening_pipe") as forked_meanwhile:
         store = JoinableQueue[int]()._store
+        forked_meanwhile()
         assert store.tasks is not None
         assert len(hung_up(store.tasks.work.fileno(), store.ledger.gate.fileno())) == 2
-
-
-@contextmanager
-def forked_meanwhile(monkeypatch: pytest.MonkeyPatch, module: Any) -> Iterator[None]:
-    """Inside, another thread forks once a module has made its first pipe, and the child lives on."""
-    bystander: list[int] = []
-
-    def fork() -> None:
-        bystander.append(os.fork())
-        if not bystander[0]:
-            signal.pause()
-
-    def pipe_and_fork(flags: int = 0) -> tuple[int, int]:
-        ends = reopening_pipe(flags)
-        if not thread.ident:
-            thread.start()
-            thread.join(0.5)  # not in time, if forks have to wait
-        return ends
-
-    thread = threading.Thread(target=fork)
-    monkeypatch.setattr(module, "reopening_pipe", pipe_and_fork)
-    try:
-        yield
-    finally:
-        thread.join()
-        os.kill(bystander[0], signal.SIGKILL)
-        os.waitpid(bystander[0], 0)
 
 
 async def test_a_twin_travels_by_itself(anyio_backend: Any) -> None:

@@ -237,6 +237,67 @@ async def test_wait() -> None:
     assert await wait([], 0) == []
 
 
+async def test_many_wait_for_the_same() -> None:
+    """More than the kernel would let wait through an epoll descriptor each, after which libuv aborts."""
+    here, there = Pipe()
+    queue: Queue[int] = Queue()
+    found: list[list[Any]] = []
+
+    async def one() -> None:
+        found.append(await wait([there, queue]))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(600):
+            group.start_soon(one)
+        await anyio.wait_all_tasks_blocked()
+        await here.send(1)
+    assert found == [[there]] * 600
+
+
+@pytest.mark.parametrize("what", ["queue", "connection"])
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_what_is_waited_for_is_closed(what: str, elsewhere: bool) -> None:
+    """Who waits is told, as whoever begins to wait then, whichever thread closes it."""
+    queue, (_here, there) = Queue[int](), Pipe()
+    closed: Any = queue if what == "queue" else there
+    closes = closed.close
+
+    async def close() -> None:
+        await anyio.wait_all_tasks_blocked()
+        if elsewhere:
+            await anyio.to_thread.run_sync(closes)
+        else:
+            closes()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(close)
+        for _ in range(2):
+            with pytest.raises((OSError, ValueError), match="closed"):
+                await wait([queue, there])
+
+
+async def test_wait_for_what_came_back() -> None:
+    """Somebody waits for what a cancelled get gives back to this process."""
+    queue: Queue[int] = Queue()
+    async with anyio.create_task_group() as group:
+
+        async def give_back() -> None:
+            await anyio.wait_all_tasks_blocked()
+            queue._store.give_back_all([1])
+
+        group.start_soon(give_back)
+        assert await wait([queue]) == [queue]
+    assert await queue.get() == 1
+
+
+async def test_wait_for_what_cannot_be_waited_for() -> None:
+    """The error names it and says what can."""
+    for waits in (wait, wait.sync):
+        with pytest.raises(ValueError, match="cannot wait for <object"):
+            found: Any = waits([object()])
+            await found
+
+
 async def test_wait_for_a_file(tmp_path: Path) -> None:
     """A regular file and /dev/null are always ready, as for the stdlib, though epoll does not take them."""
     here, there = Pipe()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import resource
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -110,6 +112,48 @@ async def test_a_cancelled_get_of_much_loses_nothing() -> None:
                 got.append(await queue.get())
         assert got[0] == (number, bytes(5 * MB))
     assert queue.empty()
+
+
+class Gate:
+    """An item that is unpickled when the gate is opened; it becomes the thread that did."""
+
+    begun, opens = threading.Event(), threading.Event()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _pass, ()
+
+
+def _pass() -> int:
+    Gate.begun.set()
+    assert Gate.opens.wait(20)
+    return threading.get_ident()
+
+
+@pytest.mark.parametrize("maxsize", [0, 5])
+async def test_large_items_among_many(maxsize: int, anyio_backend_name: str) -> None:
+    """Who asks for many has them opened in a thread; cancelled meanwhile, it or the next has all."""
+    queue: Queue[Any] = Queue(maxsize)
+    for item in (1, 2, [Gate(), bytes(5 * MB)], 3):
+        await queue.put(item)
+    Gate.begun.clear()
+    Gate.opens.clear()
+    found: list[Any] = []
+
+    async def take() -> None:
+        task = None if anyio_backend_name == "trio" else asyncio.current_task()
+        cancel.append(group.cancel_scope.cancel if task is None else task.cancel)
+        found.extend(await queue.get_many(10))
+
+    cancel: list[Callable[[], object]] = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(take)
+        await anyio.to_thread.run_sync(Gate.begun.wait)
+        cancel[0]()
+        Gate.opens.set()
+    first, second, (thread, data), third = found or await queue.get_many(10)
+    assert (first, second, third) == (1, 2, 3)
+    assert thread != threading.get_ident()
+    assert len(data) == 5 * MB
 
 
 async def test_hundreds_of_descriptors_in_one_item() -> None:

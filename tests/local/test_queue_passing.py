@@ -15,7 +15,7 @@ from aioproc import BoundedSemaphore, JoinableQueue, Lock, Queue, Semaphore
 from aioproc.testing import check_queue
 from tests.crash.killing import died, forked
 from tests.local import queue_children as children
-from tests.shared import Wire, become_another_user
+from tests.shared import Wire, become_another_user, spare_descriptors
 
 pytestmark = pytest.mark.anyio
 
@@ -102,6 +102,24 @@ async def test_a_task_is_not_a_forked_childs() -> None:
     with anyio.fail_after(10), pytest.raises(aioproc.TasksLost) as caught:
         await queue.join()
     assert caught.value.count == 1
+
+
+@pytest.mark.parametrize("maxsize", [0, 2])
+async def test_many_tasks_in_hand(maxsize: int) -> None:
+    """However many a consumer has in hand, they take one descriptor."""
+    queue: JoinableQueue[int] = JoinableQueue(maxsize)
+    with spare_descriptors(40):
+        for number in range(100):
+            await queue.put(number)
+            assert await queue.get() == number
+    for left in range(100, 0, -1):
+        with anyio.move_on_after(0 if left < 100 else 0.1) as scope:
+            await queue.join()
+        assert scope.cancelled_caught
+        queue.task_done()
+    await queue.join()
+    with pytest.raises(ValueError, match="too many times"):
+        queue.task_done()
 
 
 async def test_all_who_join_hear_of_lost_tasks() -> None:
