@@ -49,9 +49,14 @@ class Context:
 
     Args:
         method: "fork", "forkserver", "spawn", or None for the default, whatever it is when a process starts.
+
+    Raises:
+        ValueError: There is no such method here.
     """
 
     def __init__(self, method: str | None = None) -> None:
+        if method is not None and method not in _PROCESSES:
+            _check_method(method)
         self._method = method
         self.Process: type[Process[Any]] = _PROCESSES[method] if method else Process
 
@@ -137,7 +142,8 @@ def set_forkserver_preload(module_names: list[str]) -> None:
     """
     from aioproc._kernel.forkserver import server
 
-    if not all(isinstance(name, str) for name in module_names):
+    given: Any = module_names
+    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
         raise TypeError(f"module_names must be a list of strings, not {module_names!r}")
     server.extra = list(module_names)
 

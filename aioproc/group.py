@@ -47,7 +47,7 @@ class ProcessGroup:
     _context: Any = None  # a Context's own class has it
 
     def __init__(self, grace: float = GRACE_SECONDS) -> None:
-        if grace < 0:
+        if not grace >= 0:
             raise ValueError(f"grace must be a number of seconds from 0, not {grace!r}")
         self._grace = grace
         self._tasks: TaskGroup | None = None

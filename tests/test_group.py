@@ -170,3 +170,5 @@ async def test_wrong_uses_are_refused() -> None:
         await group.start(targets.plain_add, 1)
     with pytest.raises(ValueError, match="-1"):
         ProcessGroup(grace=-1)
+    with pytest.raises(ValueError, match="nan"):
+        ProcessGroup(grace=float("nan"))

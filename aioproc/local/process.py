@@ -45,7 +45,7 @@ class Process(Attributes, Generic[T]):
         target: What the child runs: a plain function, or an ``async def`` that gets an event loop of the same
             kind as the parent's.
         name: Its name; "Process-N" by default.
-        args: The target's positional arguments, a tuple or list.
+        args: The target's positional arguments, a tuple or whatever else yields them.
         kwargs: The target's keyword arguments.
         daemon: A daemon never outlives this process, not even one that is killed; None takes over the
             current process's setting.
@@ -53,7 +53,7 @@ class Process(Attributes, Generic[T]):
             that there is none.
 
     Raises:
-        TypeError: ``target`` is not callable, ``args`` not a tuple or list, ``kwargs`` not a mapping.
+        TypeError: ``target`` is not callable, ``args`` yields none or is a string, ``kwargs`` no mapping.
 
     If a peer dies: A child that is killed is noticed at once by `join` and `result`. A daemon, and every
     child of a `ProcessGroup` or an `AsyncPool`, is killed by the kernel when this process ends in any way.
@@ -378,8 +378,8 @@ def _check_arguments(
     if target is not None and not callable(target):
         raise TypeError(f"target must be callable, not {target!r}")
     check(name is None or isinstance(name, str), f"name must be a string, not {name!r}")
-    if not isinstance(args, (tuple, list)):
-        raise TypeError(f"args must be a tuple or a list, not {args!r} (one argument is written args=(x,))")
+    if isinstance(args, (str, bytes)) or not isinstance(args, Iterable):
+        raise TypeError(f"args must be a tuple of arguments, not {args!r} (one is written args=(x,))")
     if not isinstance(kwargs, Mapping):
         raise TypeError(f"kwargs must be a mapping, not {kwargs!r}")
     if stdin not in (None, "inherit"):

@@ -8,9 +8,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
+if TYPE_CHECKING:  # a hub that imports this has no site packages
+    import pytest
 
 SYSTEM_CALLS = {
     *("recvmsg", "sendmsg", "recv", "send", "shutdown", "socketpair", "setsockopt", "detach"),

@@ -1062,5 +1062,9 @@ def test_contexts_have_every_name() -> None:
         aioproc.get_context("teleport")
     with pytest.raises(AttributeError, match="nonsense"):
         _ = aioproc.get_context().nonsense
-    with pytest.raises(TypeError, match="strings"):
-        aioproc.set_forkserver_preload([1])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="cannot find context for 'teleport'"):
+        type(aioproc.get_context())("teleport")
+    wrong: Any
+    for wrong in ([1], "json"):
+        with pytest.raises(TypeError, match="strings"):
+            aioproc.set_forkserver_preload(wrong)
