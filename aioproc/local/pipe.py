@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from aioproc._kernel.channel import Channel, Unopened, channel, length, opened_bytes, raw, sealed_in_loop
@@ -16,6 +16,7 @@ from aioproc._kernel.watch import ready
 
 __all__ = ["Connection", "Pipe", "SyncConnection", "wait"]
 
+T = TypeVar("T")
 _C = TypeVar("_C", bound="_End")
 
 
@@ -140,7 +141,7 @@ class Connection(_End):
         if spent():
             await checkpoint()
         if intake.is_odd or handle.lines:
-            return await intake.open_in_loop(await until(intake.take, handle))
+            return await intake.open_in_loop(await self._told(until(intake.take, handle)))
         try:
             return self._channel.fetch()  # the usual case, with nothing in between
         except BlockingIOError:
@@ -152,7 +153,7 @@ class Connection(_End):
                 raise failure
             finally:
                 del failure  # whose traceback knows this frame
-        return await intake.open_in_loop(arrival or await until_later(intake.take, handle))
+        return await intake.open_in_loop(arrival or await self._told(until_later(intake.take, handle)))
 
     async def send_bytes(self, buffer: Any, offset: int = 0, size: int | None = None) -> None:
         """Send bytes as one message; see `send`."""
@@ -165,7 +166,7 @@ class Connection(_End):
             OSError: It is longer than ``maxlength``; it is still there.
         """
         _check_maxlength(maxlength)
-        arrival = await until(self._intake.take, self._receiving())
+        arrival = await self._told(until(self._intake.take, self._receiving()))
         self._check_length(arrival, maxlength)
         return await self._intake.open_in_loop(arrival, opened_bytes)  # type: ignore[no-any-return]
 
@@ -175,7 +176,7 @@ class Connection(_End):
         If cancelled: Nothing was taken; `poll` never takes anything.
         """
         try:
-            return await until(self._ready, self._receiving(), "read", timeout)
+            return await self._told(until(self._ready, self._receiving(), "read", timeout))
         except TimeoutError:
             return False
 
@@ -191,7 +192,15 @@ class Connection(_End):
                 return
             except BlockingIOError:
                 pass
-        await until_later(lambda: self._channel.send(packed), handle, "write")
+        await self._told(until_later(lambda: self._channel.send(packed), handle, "write"))
+
+    async def _told(self, waits: Awaitable[T]) -> T:
+        """Wait; once it is closed in this process, with the error that a closed one gives at once."""
+        try:
+            return await waits
+        except ValueError:
+            self._check(True)
+            raise
 
     def __aiter__(self) -> AsyncIterator[Any]:
         """The objects until the other end is gone."""

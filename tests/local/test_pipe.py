@@ -276,6 +276,32 @@ async def test_what_is_waited_for_is_closed(what: str, elsewhere: bool) -> None:
                 await wait([queue, there])
 
 
+@pytest.mark.parametrize("use", ["recv", "recv_bytes", "poll", "send"])
+async def test_an_end_is_closed_that_is_in_use(use: str) -> None:
+    """Who waits there has the error of a closed one, as whoever uses it later."""
+    _here, there = Pipe()
+    if use == "send":
+        fill(there)
+    arguments: dict[str, tuple[Any, ...]] = {"poll": (None,), "send": (bytes(60_000),)}
+
+    async def wait_in_vain() -> None:
+        with pytest.raises(OSError, match="handle is closed"):
+            await getattr(there, use)(*arguments.get(use, ()))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait_in_vain)
+        await anyio.wait_all_tasks_blocked()
+        there.close()
+    await wait_in_vain()
+
+
+def fill(end: Any) -> None:
+    """Send until nothing more fits."""
+    with pytest.raises(BlockingIOError):
+        while True:
+            end._channel.send(bytes(60_000))
+
+
 async def test_wait_for_what_came_back() -> None:
     """Somebody waits for what a cancelled get gives back to this process."""
     queue: Queue[int] = Queue()
