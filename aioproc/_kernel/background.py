@@ -13,6 +13,7 @@ import logging
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from aioproc._kernel.handle import Handle
@@ -190,13 +191,19 @@ class _TrioLoop:
 
         async def call_when_readable() -> None:
             while not stopped.is_set():  # it may be before this task has begun
-                await self._trio.lowlevel.wait_readable(handle.fileno())
+                with suppress(self._trio.ClosedResourceError):
+                    await self._trio.lowlevel.wait_readable(handle.fileno())
                 if not stopped.is_set():  # else it was when this task had already been woken
                     ready()
 
         def stop() -> None:
+            if stopped.is_set():
+                return
             stopped.set()
-            cancel()
+            if self.is_running_here():  # a cancellation would keep what is being raised until it is heard
+                self._trio.lowlevel.notify_closing(handle.fileno())
+            else:
+                cancel()
 
         cancel = self.spawn(call_when_readable, f"watch {handle}")
         return stop
