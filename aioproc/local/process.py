@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Set
 from multiprocessing import process
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, Self, TypeVar, cast, overload
@@ -53,7 +53,7 @@ class Process(Attributes, Generic[T]):
             that there is none.
 
     Raises:
-        TypeError: ``target`` is not callable, ``args`` yields none or is a string, ``kwargs`` no mapping.
+        TypeError: ``target`` is not callable, ``args`` has no order or is a string, ``kwargs`` no mapping.
 
     If a peer dies: A child that is killed is noticed at once by `join` and `result`. A daemon, and every
     child of a `ProcessGroup` or an `AsyncPool`, is killed by the kernel when this process ends in any way.
@@ -378,7 +378,7 @@ def _check_arguments(
     if target is not None and not callable(target):
         raise TypeError(f"target must be callable, not {target!r}")
     check(name is None or isinstance(name, str), f"name must be a string, not {name!r}")
-    if isinstance(args, (str, bytes)) or not isinstance(args, Iterable):
+    if isinstance(args, (str, bytes, Set, Mapping)) or not isinstance(args, Iterable):
         raise TypeError(f"args must be a tuple of arguments, not {args!r} (one is written args=(x,))")
     if not isinstance(kwargs, Mapping):
         raise TypeError(f"kwargs must be a mapping, not {kwargs!r}")

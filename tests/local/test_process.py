@@ -690,7 +690,8 @@ async def test_once_only(ctx: Context) -> None:
     [
         ({"target": 3}, TypeError, "callable, not 3"),
         ({"target": print, "args": "sum"}, TypeError, r"args=\(x,\)"),
-        ({"target": print, "args": {1, 2}}, TypeError, "tuple or a list"),
+        ({"target": print, "args": {1, 2}}, TypeError, "must be a tuple"),
+        ({"target": print, "args": 5}, TypeError, r"must be a tuple of arguments, not 5"),
         ({"target": print, "kwargs": [1]}, TypeError, "mapping"),
         ({"group": 1}, AssertionError, "group"),
         ({"target": print, "name": 5}, AssertionError, "name must be a string, not 5"),
