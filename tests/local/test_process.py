@@ -86,6 +86,7 @@ async def test_target_runs_with_its_arguments(ctx: Context, target: Callable[...
     assert await p.join() is None  # type: ignore[func-returns-value]
     assert p.exitcode == 0
     assert await ctx.Process(target=target, args=[1]) == 11
+    assert await ctx.Process(target=target, args=iter([1])) == 11
 
 
 async def test_no_target_is_no_work(ctx: Context) -> None:
