@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 import pytest
 
+import examples.__main__
 from examples import PROGRAMS
 from examples.digest_tree import write_manifest
 
@@ -449,8 +450,24 @@ class _Interruption:
             yield waits_for
 
 
-def test_tour() -> None:
-    """`python -m examples tour` runs every program, in order, in less than a minute."""
+def test_tour(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """`python -m examples tour` runs the programs in order, and leaves out what needs what is not there."""
+    monkeypatch.setattr(examples.__main__, "PROGRAMS", ["start_one", "numpy_job", "daemon_joined"])
+    monkeypatch.setattr(examples.__main__, "NEEDS", {"numpy_job": "no_such_package"})
+    assert examples.__main__.main(["tour"]) == 0
+    told = capfd.readouterr()
+    assert told.err == ""
+    assert re.findall(r"^ ?(\d)\. (\w+): \w", told.out, re.MULTILINE) == [
+        ("1", "start_one"),
+        ("2", "numpy_job"),
+        ("3", "daemon_joined"),
+    ]
+    assert "left out, because it needs no_such_package: pip install no_such_package" in told.out
+
+
+@pytest.mark.slow
+def test_whole_tour() -> None:
+    """It runs every program, in order, in less than a minute."""
     before = time.monotonic()
     done = finished("-m", "examples", "tour")
     assert (done.returncode, done.stderr) == (0, "")

@@ -18,6 +18,7 @@ import aioproc
 from aioproc import Condition, Lock, NotOwner, Process, RLock
 from aioproc._kernel.ticket import Ticket
 from aioproc._kernel.token import LEFT_TICKETS
+from tests.conftest import ONE_LOOP
 from tests.crash.killing import died, forked
 from tests.local import sync_children as children
 from tests.local.lock_children import voluntary_switches
@@ -528,6 +529,7 @@ def both(lock: Any, wire: Wire) -> None:
         assert not condition.wait(0.01)
 
 
+@ONE_LOOP
 async def test_each_notification_wakes_one(anyio_backend: Any) -> None:
     """Among 32 processes that notify each other, shares are the same, and each sleeps about once a turn."""
     condition, shared, many = Condition(), Shared(2 + 2 * 32), 32

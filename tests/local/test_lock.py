@@ -27,7 +27,7 @@ from aioproc._kernel.ticket import TICKET, Ticket
 from aioproc._kernel.token import LEFT_TICKETS
 from aioproc._kernel.watch import hung_up
 from aioproc.local.lock import Lock
-from tests.conftest import BACKENDS
+from tests.conftest import BACKENDS, ONE_LOOP
 from tests.crash.killing import died, forked, forks_after
 from tests.local import lean_children
 from tests.local import lock_children as children
@@ -455,6 +455,7 @@ async def test_idle_waiting_makes_no_system_call(anyio_backend: Any) -> None:
     await waiter.result()
 
 
+@ONE_LOOP
 async def test_each_hand_over_wakes_one(anyio_backend: Any) -> None:
     """Among 32 processes that all want it, shares are the same, and each sleeps about once a turn."""
     lock = Lock()

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -61,14 +61,19 @@ def test_children_end_with_a_killed_parent(kind: str, start_method: str) -> None
         assert all(ended(pid, within=1) for pid in children)
 
 
-def test_daemons_end_with_the_program_and_others_are_joined(start_method: str) -> None:
+def test_daemons_end_with_the_program_and_others_are_joined() -> None:
     """At exit a daemon is unwound, or killed where it does not listen; a child that is none is waited for."""
-    with program("leaving", start_method, stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        told = parent.stdout.read().split("\n")
-        assert parent.wait(LIMIT_SECONDS) == 0
-    assert {"end of main", "unwound", "joined"} < set(told)
-    assert all(ended(int(word), within=1) for word in told if word.isdigit())
+    with ExitStack() as programs:  # side by side: each gives the deaf one its five seconds
+        parents = [
+            programs.enter_context(program("leaving", method, stdout=subprocess.PIPE))
+            for method in ("fork", "forkserver", "spawn")
+        ]
+        for parent in parents:
+            assert parent.stdout is not None
+            told = parent.stdout.read().split("\n")
+            assert parent.wait(LIMIT_SECONDS) == 0
+            assert {"end of main", "unwound", "joined"} < set(told)
+            assert all(ended(int(word), within=1) for word in told if word.isdigit())
 
 
 def test_children_of_a_program_without_standard_input(start_method: str) -> None:
@@ -110,8 +115,8 @@ def test_a_terminated_child_takes_its_group_along(number: int, start_method: str
         assert len(everybody) == 4
         (child,) = (pid for pid in everybody if told.count(pid) == 2)  # told by its parent and by itself
         os.kill(child, number)
-        # Asked to end, the group first gives its members their grace of five seconds.
-        assert all(ended(pid, within=7 if number == signal.SIGTERM else 1) for pid in everybody)
+        # Asked to end, the group first gives its members their grace of a second.
+        assert all(ended(pid, within=5 if number == signal.SIGTERM else 1) for pid in everybody)
         assert parent.wait(LIMIT_SECONDS) == 0
 
 

@@ -227,8 +227,7 @@ async def test_a_million_cancelled_waits_lose_nothing(maxsize: int, rights: bool
     await _storm(MANY_CANCELLATIONS // 3, maxsize, rights)
 
 
-@pytest.mark.parametrize("maxsize", [0, 1])
-async def test_idle_is_idle(maxsize: int) -> None:
+async def test_idle_is_idle() -> None:
     """Processes that wait to get and to put make no system call: no context switch in three seconds."""
     empty, full, told = Queue[Any](), Queue[Any](1), Wire()
     await full.put("one")

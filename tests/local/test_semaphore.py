@@ -11,7 +11,7 @@ import pytest
 
 import aioproc
 from aioproc import BoundedSemaphore, Process, Semaphore
-from tests.conftest import BACKENDS
+from tests.conftest import BACKENDS, ONE_LOOP
 from tests.crash.killing import died, forked
 from tests.local import sync_children as children
 from tests.local.lock_children import COUNT, TWICE, count_up_async, enter, leave
@@ -249,6 +249,7 @@ async def test_errors(anyio_backend: Any) -> None:
     assert not await BoundedSemaphore(0).acquire(timeout=0.01)
 
 
+@ONE_LOOP
 @KINDS
 @pytest.mark.parametrize("value", [1, 2, 4])
 async def test_fairness(anyio_backend: Any, kind: Any, value: int) -> None:

@@ -34,7 +34,7 @@ async def async_asleep(to: int) -> None:
 
 async def group_inside(to: int, method: str) -> None:
     """A child with a group of its own."""
-    async with ProcessGroup() as group:
+    async with ProcessGroup(grace=1) as group:
         context: Any = get_context(method)
         for target in (busy_in_c, asleep, async_asleep):
             await group.start(context.Process(target=target, args=(to,)))
