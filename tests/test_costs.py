@@ -34,18 +34,18 @@ queue: twin's put
 queue: twin's get
     lstat recvmsg_into
 queue: get waits for a put
-    yield lstat recvmsg_into ioctl yield send sleep yield lstat recvmsg_into yield
+    yield lstat recvmsg_into ioctl yield send sleep lstat recvmsg_into yield
 bounded queue: put
     open flock eventfd_write eventfd_read send eventfd_read close
 bounded queue: get
     open flock eventfd_write lstat recvmsg_into eventfd_write eventfd_read close
 bounded queue: get waits for a put
     yield ioctl poll poll ioctl yield open flock eventfd_write eventfd_read send eventfd_read close
-    sleep yield ioctl open flock eventfd_write lstat recvmsg_into eventfd_write eventfd_read close
+    sleep ioctl open flock eventfd_write lstat recvmsg_into eventfd_write eventfd_read close
     yield
 bounded queue: put waits for a get
     epoll_del yield poll epoll_wait poll poll ioctl epoll_add yield open flock eventfd_write lstat
-    recvmsg_into eventfd_write eventfd_read close sleep yield poll open flock eventfd_write eventfd_read
+    recvmsg_into eventfd_write eventfd_read close sleep poll open flock eventfd_write eventfd_read
     send eventfd_read close yield
 joinable queue: put
     open flock eventfd_write open sendmsg eventfd_write eventfd_read close close
@@ -62,31 +62,31 @@ pipe: send
 pipe: recv
     lstat recvmsg_into
 pipe: recv waits for a send
-    yield lstat recvmsg_into yield send sleep yield lstat recvmsg_into yield
+    yield lstat recvmsg_into yield send sleep lstat recvmsg_into yield
 lock: acquire, release
     recvmsg ioctl sendmsg close
 lock: twin's acquire, release
     recvmsg ioctl sendmsg close
 lock: acquire waits for a release
     recvmsg epoll_del yield recvmsg sendmsg close epoll_add yield ioctl recvmsg sendmsg close close
-    close sleep yield recvmsg recvmsg sendmsg close yield
+    close sleep recvmsg recvmsg sendmsg close yield
 rlock: acquire, release
     recvmsg ioctl sendmsg close
 bounded semaphore: acquire, release
     recvmsg ioctl sendmsg close
 bounded semaphore: acquire waits for a release
     recvmsg epoll_del yield recvmsg sendmsg close epoll_add yield ioctl recvmsg sendmsg close close
-    close sleep yield recvmsg recvmsg sendmsg close yield
+    close sleep recvmsg recvmsg sendmsg close yield
 semaphore: acquire, release
     ioctl eventfd_read eventfd_write
 semaphore: acquire waits for a release
     ioctl eventfd_read yield ioctl eventfd_read recvmsg eventfd_read getpid epoll_add yield
-    eventfd_write sleep yield eventfd_read epoll_del ioctl sendmsg close eventfd_write yield
+    eventfd_write sleep eventfd_read epoll_del ioctl sendmsg close eventfd_write yield
 semaphore: acquire waits behind another
     ioctl eventfd_read epoll_del yield ioctl eventfd_read recvmsg eventfd_read getpid epoll_add yield
-    ioctl poll recvmsg sendmsg close epoll_add yield eventfd_write sleep yield eventfd_read epoll_del
+    ioctl poll recvmsg sendmsg close epoll_add yield eventfd_write sleep eventfd_read epoll_del
     ioctl recvmsg poll recvmsg epoll_change close close sendmsg close close close yield eventfd_write
-    sleep yield epoll_wait recvmsg eventfd_read recvmsg sendmsg close eventfd_write yield
+    sleep epoll_wait recvmsg eventfd_read recvmsg sendmsg close eventfd_write yield
 event: set
     eventfd_write
 event: wait, set already
@@ -94,13 +94,13 @@ event: wait, set already
 event: clear
     eventfd_read
 event: wait waits for set
-    epoll_del yield poll epoll_add yield eventfd_write sleep yield poll yield
+    epoll_del yield poll epoll_add yield eventfd_write sleep poll yield
 condition: wait waits for notify
     yield recvmsg epoll_wait sendmsg close ioctl sendmsg close epoll_wait yield recvmsg recvmsg dup
-    poll sendmsg close close close ioctl recvmsg sendmsg close close close close sleep yield epoll_wait
+    poll sendmsg close close close ioctl recvmsg sendmsg close close close close sleep epoll_wait
     recvmsg recvmsg sendmsg close yield
 pool: call, in the parent
-    send sleep recv_into yield
+    send sleep recv_into
 pool: call, in the worker
     send poll recvmsg_into
 """

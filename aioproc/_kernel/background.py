@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from aioproc._kernel.handle import Handle
+from aioproc._kernel.resuming import resume_all, wake_all
 from aioproc._kernel.waiting import running_backend
 
 if TYPE_CHECKING:
@@ -81,13 +82,25 @@ class _AsyncioLoop:
         self._loop = asyncio.get_running_loop()
         self._running: Callable[[], object] = asyncio._get_running_loop
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps weak references only
+        self._woken: list[Any] | None = None  # while something is called that was watched: by it
 
     def is_running_here(self) -> bool:
         return self._running() is self._loop
 
     def watch(self, handle: Handle, ready: Callable[[], object]) -> Stop:
+        def woken() -> list[Any]:
+            found = self._woken = []
+            try:
+                ready()
+            except BaseException:
+                wake_all(found)
+                raise
+            finally:
+                self._woken = None
+            return found
+
         fd = handle.fileno()
-        self._loop.add_reader(fd, ready)
+        self._loop.add_reader(fd, resume_all, woken)
         return lambda: self._loop.is_closed() or self._loop.remove_reader(fd)
 
     def later(self, seconds: float, call: Callable[[], object]) -> Stop:
@@ -135,7 +148,9 @@ class _AsyncioLoop:
         return ticket
 
     def wake(self, ticket: Any) -> None:
-        if not ticket.done():
+        if self._woken is not None:
+            self._woken.append(ticket)
+        elif not ticket.done():
             ticket.set_result(None)
 
     def uninterrupted(self, call: Callable[..., T]) -> Callable[..., T]:

@@ -49,8 +49,11 @@ class Backlog(Private):
         self.abandoned = False
         super().__init__()
 
-    def __len__(self) -> int:
-        return len(self.kept)
+    @contextmanager
+    def unmoved(self) -> Iterator[int]:
+        """How many are kept; inside none is written, so that each is here or in the kernel, not in both."""
+        with self._lock:
+            yield len(self.kept)
 
     def keep(self, packed: Packed, tail: Handle | None, outcome: Outcome | None, in_loop: bool) -> None:
         """Keep what was packed and see to it that it is written; ``outcome`` is told whether it was sent.

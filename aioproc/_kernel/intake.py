@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from aioproc._kernel.channel import Arrival, Channel, heavy, opened
+from aioproc._kernel.channel import Arrival, Channel, Unopened, heavy, opened
 from aioproc._kernel.forks import Private
 from aioproc._kernel.waiting import in_thread
 
@@ -40,6 +40,16 @@ class Intake(Private):
             EOFError: There will be none.
         """
         return None if self._returned else self.reader.pull()
+
+    def fetch(self) -> Any:
+        """Take an object and open it, if it is a pickle and nothing else; see `take` for what it raises.
+
+        Raises:
+            Unopened: It is more, or could not be unpickled.
+        """
+        if self.is_odd:
+            raise Unopened(self.take())
+        return self.reader.fetch()
 
     def open(self, arrival: Arrival | None, how: How = opened) -> Any:
         """The object that was taken; whatever it raises while it is unpickled."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from aioproc._kernel.forks import Private
 from aioproc._kernel.handle import Handle
-from aioproc._kernel.token import Tokens, tokens
+from aioproc._kernel.token import Tokens, tokens, unread
 
 FREE_LISTENERS: Final = 2  # processes that need no right
 RIGHTS: Final = 3
@@ -51,9 +51,10 @@ class Listening(Private):
                 self._needs_none = True
             except BlockingIOError:
                 self._needs_none = False
-        if self._needs_none and self._rights.waiting:
-            self._needs_none = False
-        return None if self._needs_none else self._rights
+        if self._needs_none and not unread(self._rights.front):
+            return None
+        self._needs_none = False  # others stand in line for a right
+        return self._rights
 
     def drop(self) -> None:
         """In a forked child: whether it needs a right is its own question."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from aioproc._kernel import channel as packets
@@ -48,6 +49,7 @@ class Store(Intake):
         self.ledger = ledger
         self._getters = getters
         self._putters = putters
+        self.right_to_get: Callable[[], Right | None] = getters.right  # what to hold while asleep in a get
         self.backlog = Backlog(writer, reader)
         self._arrears = Arrears(ledger)
         # a put may wait: for a place, or a moment, until somebody has looked through the counts
@@ -68,10 +70,6 @@ class Store(Intake):
         """ValueError once it is closed in this process."""
         if self.closed:
             raise ValueError("the queue is closed in this process")
-
-    def right_to_get(self) -> Right | None:
-        """What to hold while asleep in a get."""
-        return self._getters.right()
 
     def right_to_put(self) -> Right | None:
         """What to hold while asleep in a put."""
@@ -109,7 +107,7 @@ class Store(Intake):
 
     def _put_entered(self, packed: Packed, in_loop: bool) -> None:
         """To enter in vain rings everybody who waits, so look first, unless it has gone well for a while."""
-        if (self._puts_in_a_row >= IN_A_ROW and not self.backlog) or self._has_place():
+        if (self._puts_in_a_row >= IN_A_ROW and not self.backlog.kept) or self._has_place():
             try:
                 self._put_counted(packed, in_loop)
                 self._puts_in_a_row += 1
@@ -215,6 +213,16 @@ class Store(Intake):
         self.pump()
         return self.reader.pull()
 
+    def fetch(self) -> Any:
+        """See `Intake.fetch`; what this process keeps is written first, where there is nothing else."""
+        try:
+            return super().fetch()
+        except BlockingIOError:
+            if not self.backlog.kept:
+                raise
+        self.pump()
+        return super().fetch()
+
     def _take_entered(self) -> Arrival:
         """See `_put_entered`."""
         reader = self.reader
@@ -291,14 +299,15 @@ class Store(Intake):
     def qsize(self) -> int:
         """How many items there are, with those that this process has not yet written."""
         self.check()
-        kept = self.kept
-        if self.ledger.places is None:
-            kept += len(self.backlog)
-        return kept + self.ledger.count(self.reader)
+        if self.ledger.places is not None:  # whatever is kept has its place
+            return self.kept + self.ledger.count(self.reader)
+        with self.backlog.unmoved() as unwritten:
+            return self.kept + unwritten + self.ledger.count(self.reader)
 
     def empty(self) -> bool:
         self.check()
-        return not (self.kept or self.reader.waiting_bytes or self.backlog)
+        with self.backlog.unmoved() as unwritten:
+            return not (self.kept or self.reader.waiting_bytes or unwritten)
 
     def full(self) -> bool:
         self.check()
@@ -311,7 +320,7 @@ class Store(Intake):
         if immediate:
             self.writer.send_end()
             self._throw_away()
-        elif self.backlog:
+        elif self.backlog.kept:
             self.backlog.then(self.writer.send_end)
         else:
             self.writer.send_end()

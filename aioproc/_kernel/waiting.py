@@ -19,6 +19,8 @@ from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
+from aioproc._kernel.resuming import resume
+
 if TYPE_CHECKING:
     import anyio
 
@@ -32,6 +34,7 @@ BUDGET_OPERATIONS: Final = 128  # ready operations between two yields to the loo
 
 _POLL: Final[dict[Event, int]] = {"read": select.POLLIN, "write": select.POLLOUT}
 _background: set[Any] = set()  # a loop keeps only weak references to its tasks
+_asyncio: Any = None  # the module, once it is imported
 
 # Counts one operation that was ready at once; True when it is time for a `checkpoint`.
 spent: Callable[[], bool] = cycle([False] * (BUDGET_OPERATIONS - 1) + [True]).__next__
@@ -55,7 +58,7 @@ class Line:
     as much as a message. It is undone as soon as the descriptor is ready and nobody waits.
     """
 
-    __slots__ = ("_echo", "_echoes", "_fd", "_loop", "_pid", "_places", "_where", "_woken")
+    __slots__ = ("_fd", "_loop", "_pid", "_places", "_where", "_woken")
 
     def __init__(self, where: dict[object, Line], key: tuple[object, Event], loop: Any) -> None:
         self._places: OrderedDict[object, anyio.Event | None] = OrderedDict()
@@ -64,9 +67,6 @@ class Line:
         self._pid = os.getpid()
         self._fd = -1  # registered with the loop
         self._woken: Any = None  # what the first one waits for
-        # asyncio polls again before it runs the task that was woken, and so tells the same thing twice
-        self._echoes = not type(loop).__module__.startswith("uvloop")
-        self._echo = False
 
     def __len__(self) -> int:
         return len(self._places)
@@ -88,12 +88,14 @@ class Line:
     def leave(self, place: object) -> None:
         """Leave the line from any position; the new first one, if that changed, is woken."""
         places = self._places
-        was_first = next(iter(places)) is place
-        del places[place]
-        if not places:
+        if len(places) == 1:
+            del places[place]
             where, key = self._where
             where.pop(key, None)
-        elif was_first:
+            return
+        was_first = next(iter(places)) is place
+        del places[place]
+        if was_first:
             turn = next(iter(places.values()))
             assert turn is not None
             turn.set()
@@ -103,22 +105,23 @@ class Line:
 
         If cancelled: It is not registered any more.
         """
-        if self._loop is None:
-            await self._ready_anyhow(handle)
-            return
-        fd = handle.fileno()
-        if self._fd != fd:
-            key = self._where[1]
-            (self._loop.add_reader if key[1] == "read" else self._loop.add_writer)(fd, self._stir)
-            self._fd = fd
-        self._woken = self._loop.create_future()
         try:
-            await self._woken
+            await self.readiness(handle)
         except BaseException:
             self.unregister()
             raise
-        finally:
-            self._woken = None
+
+    def readiness(self, handle: Handle) -> Awaitable[None]:
+        """What to await until then; whoever is cancelled there has to `unregister`."""
+        if self._loop is None:
+            return self._ready_anyhow(handle)
+        fd = handle.fileno()
+        if self._fd != fd:
+            key = self._where[1]
+            (self._loop.add_reader if key[1] == "read" else self._loop.add_writer)(fd, resume, self._stirred)
+            self._fd = fd
+        self._woken = self._loop.create_future()
+        return self._woken  # type: ignore[no-any-return]
 
     async def _ready_anyhow(self, handle: Handle) -> None:
         import anyio
@@ -130,23 +133,20 @@ class Line:
         except anyio.ClosedResourceError:
             handle.fileno()  # raises what a closed handle raises
 
-    def _stir(self) -> None:
-        woken = self._woken
-        if self._echo:
-            self._echo = False  # if it was none, we are told again
-        elif woken is None:
+    def _stirred(self) -> Any:
+        woken, self._woken = self._woken, None
+        if woken is None:
             self.unregister()
-        elif not woken.done():
-            woken.set_result(None)
-            self._echo = self._echoes
+        return woken
 
     def unregister(self) -> None:
         """Undo the registration, in the loop; who sleeps makes another attempt."""
         fd, self._fd = self._fd, -1  # at once: the number may soon be another descriptor's
         if fd >= 0 and not self._loop.is_closed():
             (self._loop.remove_reader if self._where[1][1] == "read" else self._loop.remove_writer)(fd)
-        if self._woken is not None and not self._woken.done():
-            self._woken.set_result(None)
+        woken, self._woken = self._woken, None
+        if woken is not None and not woken.done():
+            woken.set_result(None)
 
     @property
     def is_gone(self) -> bool:
@@ -211,9 +211,13 @@ def found_in(module: str, name: str) -> Any:
 
 def asyncio_loop() -> Any:
     """asyncio's loop, where a task of it runs; else None."""
-    running_loop = found_in("asyncio", "_get_running_loop")
-    loop = None if running_loop is None else running_loop()
-    return None if loop is None or sys.modules["asyncio"].current_task(loop) is None else loop
+    global _asyncio
+    if _asyncio is None:
+        if found_in("asyncio", "_get_running_loop") is None or found_in("asyncio", "current_task") is None:
+            return None
+        _asyncio = sys.modules["asyncio"]
+    loop = _asyncio._get_running_loop()
+    return None if loop is None or _asyncio.current_task(loop) is None else loop
 
 
 def task_or_thread() -> object:
@@ -255,7 +259,7 @@ def _line_of(handle: Handle, event: Event) -> Line:
 def _leave(handle: Handle, line: Line, place: object, right: Right | None = None) -> None:
     """Leave the line; when nobody is left in it, one line of a handle may stay registered."""
     line.leave(place)
-    if line._fd < 0 or line:
+    if line._fd < 0 or line._places:
         return
     if right is None and handle.stays and line._where[1][1] == "read":
         other = handle.standing
@@ -320,7 +324,21 @@ async def until_later(
     """As `until`, after an attempt that failed, or while other tasks wait for the handle."""
     right = right_of()
     if timeout is None and right is None and not handle.lines:
-        return await _first(attempt, handle, event)
+        line = _line_of(handle, event)  # nobody waits before us, and an attempt has just failed
+        line._places[(place := object())] = None
+        try:
+            while True:
+                try:
+                    await line.readiness(handle)  # as `ready`, without one coroutine more
+                except BaseException:
+                    line.unregister()
+                    raise
+                try:
+                    return attempt()
+                except BlockingIOError:
+                    pass
+        finally:
+            _leave(handle, line, place)
     if timeout is None:
         return await _in_line(attempt, handle, event, right)
     import anyio
@@ -328,22 +346,6 @@ async def until_later(
     with anyio.move_on_after(timeout):
         return await _in_line(attempt, handle, event, right)
     raise TimeoutError(f"not within {timeout} s")
-
-
-async def _first(attempt: Callable[[], T], handle: Handle, event: Event) -> T:
-    """Nobody waits before us, and an attempt has just failed."""
-    line = _line_of(handle, event)
-    place = object()
-    line.enter(place)
-    try:
-        while True:
-            await line.ready(handle)
-            try:
-                return attempt()
-            except BlockingIOError:
-                pass
-    finally:
-        _leave(handle, line, place)
 
 
 async def _in_line(attempt: Callable[[], T], handle: Handle, event: Event, right: Right | None) -> T:

@@ -140,12 +140,15 @@ class Connection(_End):
         intake, handle = self._intake, self._receiving()
         if spent():
             await checkpoint()
-        if intake.is_odd or handle.lines:
-            return await intake.open_in_loop(await self._told(until(intake.take, handle)))
+        wait = until
         try:
-            return self._channel.fetch()  # the usual case, with nothing in between
-        except BlockingIOError:
-            arrival, failure = None, None
+            if not (intake.is_odd or handle.lines):
+                wait = until_later
+                try:
+                    return self._channel.fetch()  # the usual case, with nothing in between
+                except BlockingIOError:
+                    pass
+            return await self._told(wait(intake.fetch, handle))
         except Unopened as packet:
             arrival, failure = packet.arrival, packet.failure
         if failure is not None:
@@ -153,7 +156,7 @@ class Connection(_End):
                 raise failure
             finally:
                 del failure  # whose traceback knows this frame
-        return await intake.open_in_loop(arrival or await self._told(until_later(intake.take, handle)))
+        return await intake.open_in_loop(arrival)
 
     async def send_bytes(self, buffer: Any, offset: int = 0, size: int | None = None) -> None:
         """Send bytes as one message; see `send`."""

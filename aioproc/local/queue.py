@@ -223,14 +223,14 @@ class Queue(_Face, Generic[T]):
                     if not store.is_odd:
                         return store.reader.fetch()  # type: ignore[no-any-return]
                     arrival = store.take()
-                except Unopened as packet:
-                    arrival, failure = packet.arrival, packet.failure
                 except BlockingIOError:
-                    store.pump()
+                    if store.backlog.kept:
+                        store.pump()
             if arrival is _NOTHING:
-                arrival = await until_later(
-                    store.take, handle, "read", timeout if block else 0, store.right_to_get
-                )
+                patience = timeout if block else 0
+                return await until_later(store.fetch, handle, "read", patience, store.right_to_get)
+        except Unopened as packet:
+            arrival, failure = packet.arrival, packet.failure
         except TimeoutError:
             raise queue_error("Empty", self._lean)("no item in time") from None
         except EOFError:

@@ -227,7 +227,7 @@ def leave_behind(queue: Any, told: Wire, cancel: bool) -> None:
         queue.put(bytes(60_000))
     if cancel:
         queue.cancel_join_thread()
-    told.say(len(queue._store.backlog))
+    told.say(len(queue._store.backlog.kept))
 
 
 async def aleave_behind(queue: Any, told: Wire, cancel: bool) -> None:
@@ -237,7 +237,7 @@ async def aleave_behind(queue: Any, told: Wire, cancel: bool) -> None:
         await queue.put(bytes(60_000))
     if cancel:
         queue.cancel_join_thread()
-    told.say(len(queue._store.backlog))
+    told.say(len(queue._store.backlog.kept))
 
 
 def take_two(queue: Any) -> None:

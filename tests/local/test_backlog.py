@@ -17,6 +17,7 @@ import pytest
 
 from aioproc import JoinableQueue, Pipe, Queue
 from aioproc._kernel.backlog import Backlog
+from aioproc._kernel.channel import Channel
 from tests.conftest import BACKENDS
 from tests.local.test_process_programs import LIMIT_SECONDS, ROOT, program
 from tests.shared import spare_descriptors
@@ -71,7 +72,7 @@ def test_let_go_of_when_nobody_can_read() -> None:
     for thread in threading.enumerate():
         if thread.name == "aioproc feeder":
             thread.join(20)
-    assert not queue._store.backlog
+    assert not queue._store.backlog.kept
 
 
 @pytest.mark.leaks_allowed
@@ -132,6 +133,30 @@ def test_kept_without_a_free_descriptor(make: Callable[[], Any]) -> None:
     assert queue.qsize() == 0
 
 
+@pytest.mark.parametrize("look", [Queue.qsize, Queue.empty])
+def test_counted_once_while_it_is_written(
+    look: Callable[[Any], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a thread has just written, and not yet struck off what is kept, counts once."""
+    queue, written, looked = Queue[bytes](), threading.Event(), threading.Event()
+    real = Channel.send
+
+    def send(channel: Channel, *packed: Any) -> None:
+        real(channel, *packed)
+        if threading.current_thread() is not threading.main_thread():
+            written.set()
+            looked.wait(0.3)  # which it is only where nothing holds it up
+
+    monkeypatch.setattr(Channel, "send", send)
+    count = put_until_kept(queue)
+    found = [queue._store.reader.receive() for _ in range(count - 1)]
+    assert written.wait(20)
+    found.append(queue._store.reader.receive())
+    assert look(queue) == (0 if look is Queue.qsize else True)
+    looked.set()
+    assert found == [ITEM] * count
+
+
 def test_counted_while_some_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The size of an unbounded joinable queue can be asked for while something waits for room."""
     monkeypatch.setattr(Backlog, "_start_thread", lambda self: None)  # a get writes
@@ -182,7 +207,7 @@ def test_many_are_kept_without_a_free_descriptor(
             assert queue.get_nowait() == ITEM
         with spare_descriptors(0):
             queue._store.pump()
-            assert len(queue._store.backlog) < 500
+            assert len(queue._store.backlog.kept) < 500
     assert len(queue.get_nowait()) == 20
     assert [queue.get_nowait() for _ in range(500)] == list(range(500))
     assert queue.qsize() == 0

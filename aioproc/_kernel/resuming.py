@@ -1,0 +1,53 @@
+"""A task of asyncio goes on in the callback that learns what it waits for, not in the loop's next turn.
+
+`Future.set_result` only schedules that the task goes on: in the next turn, which polls all descriptors again.
+So a wake-up takes two turns of the loop. Here the future is done, and what its task has asked it to call is
+called at once, in the task's context, as the loop would do it. Only frames of this file lie under the task's.
+
+Source: CPython's asyncio/futures.py (``_callbacks``, each with its context), asyncio/tasks.py (``__wakeup``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+def resume(woken: Callable[[], Any]) -> None:
+    """Let a future of asyncio be done, and the task that waits for it go on now.
+
+    A loop calls it, where no task runs.
+
+    Args:
+        woken: Says which; None for no future.
+    """
+    future = woken()
+    if future is not None and not future.done():
+        _let_go_on(future)
+
+
+def resume_all(woken: Callable[[], Iterable[Any]]) -> None:
+    """The same for several; if a task ends the program, those after it go on in the loop's next turn."""
+    left = iter(woken())
+    try:
+        for future in left:
+            if not future.done():
+                _let_go_on(future)
+    finally:
+        wake_all(left)
+
+
+def _let_go_on(future: Any) -> None:
+    callbacks = future._callbacks or ()
+    for callback, _ in callbacks:
+        future.remove_done_callback(callback)
+    future.set_result(None)
+    for callback, context in callbacks:
+        context.run(callback, future)
+
+
+def wake_all(futures: Iterable[Any]) -> None:
+    """Let futures be done, and their tasks go on in the loop's next turn."""
+    for future in futures:
+        if not future.done():
+            future.set_result(None)

@@ -1,0 +1,84 @@
+"""A task of asyncio goes on in the callback that woke it: in its context, whatever another one does."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+
+import pytest
+import uvloop
+
+import aioproc
+from aioproc._kernel.resuming import resume, resume_all
+
+WORD: ContextVar[str] = ContextVar("WORD", default="nobody's")
+LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+
+
+@LOOPS
+def test_it_goes_on_at_once_in_its_context(new_loop: type[asyncio.AbstractEventLoop]) -> None:
+    """Before the call returns, as the current task, with its own context variables."""
+    seen: list[object] = []
+
+    async def wait(future: asyncio.Future[None]) -> None:
+        WORD.set("its own")
+        await future
+        seen.extend((WORD.get(), asyncio.current_task() is task))
+
+    def wake_up() -> None:
+        resume(lambda: future)
+        seen.append(WORD.get())
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        loop = runner.get_loop()
+        future = loop.create_future()
+        task = loop.create_task(wait(future))
+        loop.call_soon(wake_up)
+        loop.run_until_complete(task)
+    assert seen == ["its own", True, "nobody's"]
+
+
+@LOOPS
+def test_who_ends_the_program_keeps_nobody_asleep(new_loop: type[asyncio.AbstractEventLoop]) -> None:
+    """A Ctrl-C that the first of several raises ends the loop's run; the others go on in its next one."""
+
+    async def wait(future: asyncio.Future[None], end: BaseException | None) -> str:
+        await future
+        if end is not None:
+            raise end
+        return "went on"
+
+    loop = new_loop()
+    try:
+        futures = [loop.create_future() for _ in range(3)]
+        ends = [None, KeyboardInterrupt(), None]
+        tasks = [loop.create_task(wait(*each)) for each in zip(futures, ends, strict=True)]
+        loop.call_soon(lambda: loop.call_soon(resume_all, lambda: futures))
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_forever()
+        assert loop.run_until_complete(tasks[2]) == "went on"
+        assert tasks[0].result() == "went on"
+        assert isinstance(tasks[1].exception(), KeyboardInterrupt)
+    finally:
+        loop.close()
+
+
+@LOOPS
+def test_a_cancellation_in_the_same_turn_loses_nothing(new_loop: type[asyncio.AbstractEventLoop]) -> None:
+    """Who is cancelled when the item has come and has not been looked for leaves it to the next."""
+
+    async def main() -> list[int | BaseException]:
+        queue = aioproc.Queue[int]()
+        waiting = [asyncio.ensure_future(queue.get()) for _ in range(2)]
+        await asyncio.sleep(0)
+        await queue.put(1)
+        waiting[0].cancel()
+        await queue.put(2)
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+        assert isinstance(found[0], asyncio.CancelledError)
+        rest = [found[1], await queue.get()]
+        queue.close()
+        return rest
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        assert runner.run(main()) == [1, 2]
