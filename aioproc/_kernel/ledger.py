@@ -244,15 +244,21 @@ class Ledger:
         if self.tally is not None:
             self.tally.set_right(packets)
 
-    def count(self, packets: Channel) -> int:
-        """How many packets there are."""
+    def count(self, packets: Channel, unmoved: Callable[[], AbstractContextManager[int]]) -> int:
+        """How many packets there are, those included that this process has yet to write.
+
+        Args:
+            packets: The channel's reading end.
+            unmoved: Says how many those are, and keeps them as they are while inside.
+        """
         self.set_right(packets)
-        if self.places is not None:
+        if self.places is not None:  # of which each has one already
             return self.size - value_of(self.places)
         if self.tally is not None:  # to look through them would keep others out of their entries
-            return max(self.tally.waiting(), 0)
-        with self._locked(fcntl.LOCK_EX):  # for counts only, and those are short
-            return packets.count()
+            with unmoved() as unwritten:
+                return max(self.tally.waiting(), 0) + unwritten
+        with self._locked(fcntl.LOCK_EX), unmoved() as unwritten:  # for counts only, and those are short
+            return packets.count() + unwritten
 
     def close(self) -> None:
         for handle in (self.gate, self.marks, self.places, self.tally):

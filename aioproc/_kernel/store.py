@@ -299,10 +299,7 @@ class Store(Intake):
     def qsize(self) -> int:
         """How many items there are, with those that this process has not yet written."""
         self.check()
-        if self.ledger.places is not None:  # whatever is kept has its place
-            return self.kept + self.ledger.count(self.reader)
-        with self.backlog.unmoved() as unwritten:
-            return self.kept + unwritten + self.ledger.count(self.reader)
+        return self.kept + self.ledger.count(self.reader, self.backlog.unmoved)
 
     def empty(self) -> bool:
         self.check()
