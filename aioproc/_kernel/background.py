@@ -100,7 +100,10 @@ class _AsyncioLoop:
             return found
 
         fd = handle.fileno()
-        self._loop.add_reader(fd, resume_all, woken)
+        if self._loop.get_debug():
+            self._loop.add_reader(fd, lambda: wake_all(woken()))
+        else:
+            self._loop.add_reader(fd, resume_all, woken)
         return lambda: self._loop.is_closed() or self._loop.remove_reader(fd)
 
     def later(self, seconds: float, call: Callable[[], object]) -> Stop:

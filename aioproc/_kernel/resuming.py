@@ -3,6 +3,7 @@
 `Future.set_result` only schedules that the task goes on: in the next turn, which polls all descriptors again.
 So a wake-up takes two turns of the loop. Here the future is done, and what its task has asked it to call is
 called at once, in the task's context, as the loop would do it. Only frames of this file lie under the task's.
+Not so in asyncio's debug mode, whose log of what has held up the loop names what the loop itself has called.
 
 Source: CPython's asyncio/futures.py (``_callbacks``, each with its context), asyncio/tasks.py (``__wakeup``).
 """
@@ -24,6 +25,13 @@ def resume(woken: Callable[[], Any]) -> None:
     future = woken()
     if future is not None and not future.done():
         _let_go_on(future)
+
+
+def wake(woken: Callable[[], Any]) -> None:
+    """The same in the loop's next turn."""
+    future = woken()
+    if future is not None:
+        wake_all((future,))
 
 
 def resume_all(woken: Callable[[], Iterable[Any]]) -> None:

@@ -19,7 +19,7 @@ from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
-from aioproc._kernel.resuming import resume
+from aioproc._kernel.resuming import resume, wake
 
 if TYPE_CHECKING:
     import anyio
@@ -117,8 +117,8 @@ class Line:
             return self._ready_anyhow(handle)
         fd = handle.fileno()
         if self._fd != fd:
-            key = self._where[1]
-            (self._loop.add_reader if key[1] == "read" else self._loop.add_writer)(fd, resume, self._stirred)
+            watch = self._loop.add_reader if self._where[1][1] == "read" else self._loop.add_writer
+            watch(fd, wake if self._loop.get_debug() else resume, self._stirred)
             self._fd = fd
         self._woken = self._loop.create_future()
         return self._woken  # type: ignore[no-any-return]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextvars import ContextVar
 
 import pytest
@@ -61,6 +62,30 @@ def test_who_ends_the_program_keeps_nobody_asleep(new_loop: type[asyncio.Abstrac
         assert isinstance(tasks[1].exception(), KeyboardInterrupt)
     finally:
         loop.close()
+
+
+def test_asyncios_debug_mode_names_the_task(caplog: pytest.LogCaptureFixture) -> None:
+    """A task that holds up the loop after a wait, or after a pool's call, is told of by its name."""
+
+    async def hold_up(queue: aioproc.Queue[int], pool: aioproc.AsyncPool) -> None:
+        for waits in (queue.get(), pool.apply(abs, (1,))):
+            await waits
+            time.sleep(0.05)
+
+    async def main() -> None:
+        asyncio.get_running_loop().slow_callback_duration = 0.04
+        queue = aioproc.Queue[int]()
+        async with aioproc.AsyncPool(1) as pool:
+            await pool.apply(abs, (1,))
+            caplog.clear()
+            task = asyncio.create_task(hold_up(queue, pool), name="culprit")
+            await asyncio.sleep(0)
+            await queue.put(1)
+            await task
+        queue.close()
+
+    asyncio.run(main(), debug=True)
+    assert sum("name='culprit'" in record.getMessage() for record in caplog.records) == 2
 
 
 @LOOPS
