@@ -93,7 +93,8 @@ class Staff:
 
     def _leaves(self, station: Station) -> list[Stop]:
         stops = self.stations.pop(station)
-        if not self.stations and self._not_at_end is not None:
+        is_over = self.closed or self.broken is not None  # else the loop may be ending, and has begun to tell
+        if is_over and not self.stations and self._not_at_end is not None:
             self._not_at_end()
             self._not_at_end = None
         return stops

@@ -7,6 +7,7 @@ import concurrent.futures
 import fcntl
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 import uvloop
 
 from aioproc import AsyncPool
+from aioproc.staff import Staff
 
 ROOT = Path(__file__).parent.parent
 Program = Callable[..., "subprocess.Popen[str]"]
@@ -143,4 +145,30 @@ def test_a_pool_that_nobody_closed_ends_with_its_loop(
     assert asyncio.all_tasks(loop) == set()
     with pytest.raises(concurrent.futures.CancelledError, match="the pool's event loop was shut down"):
         loop.run_until_complete(use())
+    loop.close()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_death_heard_of_when_the_loop_has_begun_to_end(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """After the loop has said that it ends, and before the pool has heard of it: it ends all the same."""
+    loop, pool = new_loop(), AsyncPool(1)
+
+    async def use() -> int:
+        return await pool.apply(os.getpid)
+
+    async def end() -> None:
+        (station,) = staff.stations
+        os.kill(worker, signal.SIGKILL)
+        select.select([station.ended], [], [])
+        ending = asyncio.ensure_future(loop.shutdown_asyncgens())
+        loop.call_soon(staff._ended, station)
+        await ending
+
+    worker = loop.run_until_complete(use())
+    staff: Staff = pool._books._engine._staff  # type: ignore[union-attr]
+    loop.run_until_complete(end())
+    assert (pool.stats().workers, multiprocessing.active_children()) == ((), [])
+    assert asyncio.all_tasks(loop) == set()
     loop.close()
