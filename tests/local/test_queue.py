@@ -335,10 +335,10 @@ async def test_who_ends_at_once_loses_nothing(target: Any, maxsize: int, start_m
     """A producer that puts more than the kernel holds and ends: everything arrives, in order."""
     queue: Queue[Any] = Queue(maxsize)
     handed = queue if target is children.aput_numbers else queue.sync
-    process = aioproc.get_context(start_method).Process(target=target, args=(handed, 4000))
+    process = aioproc.get_context(start_method).Process(target=target, args=(handed, 10_000))
     await process.start()
     with anyio.fail_after(30):
-        assert [(await queue.get())[1] for _ in range(4000)] == list(range(4000))
+        assert [(await queue.get())[1] for _ in range(10_000)] == list(range(10_000))
         await process.join()
     assert (process.exitcode, queue.qsize()) == (0, 0)
 
