@@ -30,9 +30,9 @@ FEWEST = {
 def test_the_stdlibs_own_tests() -> None:
     """Every test of the family that this Python brings passes under fork and forkserver, none skipped."""
     suites = [begun(method) for method in ("fork", "forkserver")]  # side by side, for they mostly sleep
-    for suite in suites:
-        _, told = suite.communicate(timeout=280)
-        assert suite.returncode == 0, told
+    ended = [(suite.communicate(timeout=280)[1], suite.returncode) for suite in suites]
+    for told, code in ended:
+        assert code == 0, told
         assert "skipped" not in told
         for name, fewest in FEWEST.items():
             assert len(re.findall(rf"^\w+ \(tests\.stdlib_suite\.{name}\b", told, re.M)) >= fewest

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from aioproc._kernel.handle import Handle
-from aioproc._kernel.resuming import resume_all, wake_all
+from aioproc._kernel.resuming import resumption, wake_all
 from aioproc._kernel.waiting import running_backend
 
 if TYPE_CHECKING:
@@ -100,10 +100,7 @@ class _AsyncioLoop:
             return found
 
         fd = handle.fileno()
-        if self._loop.get_debug():
-            self._loop.add_reader(fd, lambda: wake_all(woken()))
-        else:
-            self._loop.add_reader(fd, resume_all, woken)
+        self._loop.add_reader(fd, resumption(self._loop), woken)
         return lambda: self._loop.is_closed() or self._loop.remove_reader(fd)
 
     def later(self, seconds: float, call: Callable[[], object]) -> Stop:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from aioproc._kernel.channel import Arrival, Channel, Unopened, heavy, opened
 from aioproc._kernel.forks import Private
 from aioproc._kernel.waiting import in_thread
 
 How = Callable[[Arrival], Any]
+T = TypeVar("T")
 
 
 class Intake(Private):
@@ -39,7 +40,7 @@ class Intake(Private):
             BlockingIOError: There is none.
             EOFError: There will be none.
         """
-        return None if self._returned else self.reader.pull()
+        return None if self._returned else self._received(self.reader.pull)
 
     def fetch(self) -> Any:
         """Take an object and open it, if it is a pickle and nothing else; see `take` for what it raises.
@@ -49,7 +50,10 @@ class Intake(Private):
         """
         if self.is_odd:
             raise Unopened(self.take())
-        return self.reader.fetch()
+        return self._received(self.reader.fetch)
+
+    def _received(self, receive: Callable[[], T]) -> T:
+        return receive()
 
     def open(self, arrival: Arrival | None, how: How = opened) -> Any:
         """The object that was taken; whatever it raises while it is unpickled."""

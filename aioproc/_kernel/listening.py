@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from aioproc._kernel.forks import Private
 from aioproc._kernel.handle import Handle
-from aioproc._kernel.token import Tokens, tokens, unread
+from aioproc._kernel.token import Tokens, tokens
 
 FREE_LISTENERS: Final = 2  # processes that need no right
 RIGHTS: Final = 3
@@ -51,7 +51,7 @@ class Listening(Private):
                 self._needs_none = True
             except BlockingIOError:
                 self._needs_none = False
-        if self._needs_none and not unread(self._rights.front):
+        if self._needs_none and not self._rights.waiting:
             return None
         self._needs_none = False  # others stand in line for a right
         return self._rights

@@ -13,29 +13,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+Woken = Callable[[], Iterable[Any]]  # says which futures of asyncio are to be done
 
-def resume(woken: Callable[[], Any]) -> None:
-    """Let a future of asyncio be done, and the task that waits for it go on now.
 
-    A loop calls it, where no task runs.
+def resumption(loop: Any) -> Callable[[Woken], None]:
+    """What a loop of asyncio is to call, with a `Woken`, for tasks to go on."""
+    return _wake if loop.get_debug() else resume
 
-    Args:
-        woken: Says which; None for no future.
+
+def resume(woken: Woken) -> None:
+    """Let futures be done, and the task that waits for each go on now; a loop calls it, where no task runs.
+
+    If a task ends the program, those after it go on in the loop's next turn.
     """
-    future = woken()
-    if future is not None and not future.done():
-        _let_go_on(future)
-
-
-def wake(woken: Callable[[], Any]) -> None:
-    """The same in the loop's next turn."""
-    future = woken()
-    if future is not None:
-        wake_all((future,))
-
-
-def resume_all(woken: Callable[[], Iterable[Any]]) -> None:
-    """The same for several; if a task ends the program, those after it go on in the loop's next turn."""
     left = iter(woken())
     try:
         for future in left:
@@ -43,6 +33,10 @@ def resume_all(woken: Callable[[], Iterable[Any]]) -> None:
                 _let_go_on(future)
     finally:
         wake_all(left)
+
+
+def _wake(woken: Woken) -> None:
+    wake_all(woken())
 
 
 def _let_go_on(future: Any) -> None:

@@ -12,7 +12,7 @@ from aioproc._kernel.backlog import Backlog
 from aioproc._kernel.bell import Bell
 from aioproc._kernel.channel import Arrival, Channel, Crowded
 from aioproc._kernel.handle import Handle
-from aioproc._kernel.intake import Intake
+from aioproc._kernel.intake import Intake, T
 from aioproc._kernel.ledger import Ledger, Tally, reopened
 from aioproc._kernel.listening import Listening
 from aioproc._kernel.parcel import Packed
@@ -49,7 +49,6 @@ class Store(Intake):
         self.ledger = ledger
         self._getters = getters
         self._putters = putters
-        self.right_to_get: Callable[[], Right | None] = getters.right  # what to hold while asleep in a get
         self.backlog = Backlog(writer, reader)
         self._arrears = Arrears(ledger)
         # a put may wait: for a place, or a moment, until somebody has looked through the counts
@@ -70,6 +69,10 @@ class Store(Intake):
         """ValueError once it is closed in this process."""
         if self.closed:
             raise ValueError("the queue is closed in this process")
+
+    def right_to_get(self) -> Right | None:
+        """What to hold while asleep in a get."""
+        return self._getters.right()
 
     def right_to_put(self) -> Right | None:
         """What to hold while asleep in a put."""
@@ -203,25 +206,20 @@ class Store(Intake):
             self.check()
             return self._take_entered()
         try:
-            return self.reader.pull()
+            return self._received(self.reader.pull)
         except ValueError:
             self.check()
             raise
-        except BlockingIOError:
-            if not self.backlog.kept:
-                raise
-        self.pump()
-        return self.reader.pull()
 
-    def fetch(self) -> Any:
-        """See `Intake.fetch`; what this process keeps is written first, where there is nothing else."""
+    def _received(self, receive: Callable[[], T]) -> T:
+        """Where there is nothing, what this process keeps is written first."""
         try:
-            return super().fetch()
+            return receive()
         except BlockingIOError:
             if not self.backlog.kept:
                 raise
         self.pump()
-        return super().fetch()
+        return receive()
 
     def _take_entered(self) -> Arrival:
         """See `_put_entered`."""

@@ -19,7 +19,7 @@ from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
-from aioproc._kernel.resuming import resume, wake
+from aioproc._kernel.resuming import resumption
 
 if TYPE_CHECKING:
     import anyio
@@ -118,7 +118,7 @@ class Line:
         fd = handle.fileno()
         if self._fd != fd:
             watch = self._loop.add_reader if self._where[1][1] == "read" else self._loop.add_writer
-            watch(fd, wake if self._loop.get_debug() else resume, self._stirred)
+            watch(fd, resumption(self._loop), self._stirred)
             self._fd = fd
         self._woken = self._loop.create_future()
         return self._woken  # type: ignore[no-any-return]
@@ -133,11 +133,12 @@ class Line:
         except anyio.ClosedResourceError:
             handle.fileno()  # raises what a closed handle raises
 
-    def _stirred(self) -> Any:
+    def _stirred(self) -> tuple[Any, ...]:
         woken, self._woken = self._woken, None
-        if woken is None:
-            self.unregister()
-        return woken
+        if woken is not None:
+            return (woken,)
+        self.unregister()
+        return ()
 
     def unregister(self) -> None:
         """Undo the registration, in the loop; who sleeps makes another attempt."""
@@ -325,7 +326,8 @@ async def until_later(
     right = right_of()
     if timeout is None and right is None and not handle.lines:
         line = _line_of(handle, event)  # nobody waits before us, and an attempt has just failed
-        line._places[(place := object())] = None
+        place = object()
+        line.enter(place)
         try:
             while True:
                 try:

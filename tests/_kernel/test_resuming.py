@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 import aioproc
-from aioproc._kernel.resuming import resume, resume_all
+from aioproc._kernel.resuming import resume
 
 WORD: ContextVar[str] = ContextVar("WORD", default="nobody's")
 LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
@@ -27,7 +27,7 @@ def test_it_goes_on_at_once_in_its_context(new_loop: type[asyncio.AbstractEventL
         seen.extend((WORD.get(), asyncio.current_task() is task))
 
     def wake_up() -> None:
-        resume(lambda: future)
+        resume(lambda: [future])
         seen.append(WORD.get())
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
@@ -54,7 +54,7 @@ def test_who_ends_the_program_keeps_nobody_asleep(new_loop: type[asyncio.Abstrac
         futures = [loop.create_future() for _ in range(3)]
         ends = [None, KeyboardInterrupt(), None]
         tasks = [loop.create_task(wait(*each)) for each in zip(futures, ends, strict=True)]
-        loop.call_soon(lambda: loop.call_soon(resume_all, lambda: futures))
+        loop.call_soon(lambda: loop.call_soon(resume, lambda: futures))
         with pytest.raises(KeyboardInterrupt):
             loop.run_forever()
         assert loop.run_until_complete(tasks[2]) == "went on"
