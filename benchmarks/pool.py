@@ -33,6 +33,7 @@ Found = dict[tuple[str, float | None], Sample]
 def measure(record: Record) -> None:
     """Everything about pools."""
     calls(record)
+    lengths(record)
     numbers(record)
     sizes(record)
     maps(record)
@@ -151,31 +152,46 @@ def with_pool(
 
 
 def calls(record: Record) -> None:
-    """Two workers: in series, at once, by length, with 8 MB."""
+    """Two workers: in series, and at once.
+
+    In many short turns: each is quick or slow as a whole, by which processors the workers happen to run on.
+    """
     record.measurement("pool.trip", "A small call and its result, one after another", "us a call")
     record.measurement("pool.rate", f"Small calls, {AT_ONCE:,} at once", "us a call")
+
+    async def work(pool: Pool) -> Found:
+        few = pool.lazy or record.quick
+        return {
+            ("pool.trip", None): await in_series(pool, small, 1, FEW if few else 150),
+            ("pool.rate", None): await at_once(pool, small, 1, 10 * FEW if few else AT_ONCE),
+        }
+
+    record.take_turns(
+        {name: partial(with_pool, make, WORKERS, work) for name, make in peers(record).items()}, 11
+    )
+    record.show("pool.trip")
+    record.show("pool.rate")
+
+
+def lengths(record: Record) -> None:
+    """Two workers: calls of several lengths, and with 8 MB."""
     record.measurement("pool.large", "A call with 8 MB", "ms a call")
     record.measurement("pool.lengths", "Busy calls at once, by their length", "us a call", "seconds a call")
 
     async def work(pool: Pool) -> Found:
-        few = pool.lazy or record.quick
-        found: Found = {
-            ("pool.trip", None): await in_series(pool, small, 1, FEW if few else 300),
-            ("pool.rate", None): await at_once(pool, small, 1, 10 * FEW if few else AT_ONCE),
-        }
+        found: Found = {}
         if pool.small:
             return found
         found["pool.large", None] = await in_series(pool, length, LARGE, 5)
         for seconds in LENGTHS:
-            count = int(0.3 / max(seconds, 3e-4)) // (10 if few else 1)
+            count = int(0.3 / max(seconds, 3e-4)) // (10 if pool.lazy or record.quick else 1)
             found["pool.lengths", seconds] = await at_once(pool, busy, seconds, max(count, 4))
         return found
 
     record.take_turns(
-        {name: partial(with_pool, make, WORKERS, work) for name, make in peers(record).items()}, 5
+        {name: partial(with_pool, make, WORKERS, work) for name, make in peers(record).items()}, 3
     )
-    for key in ("pool.trip", "pool.rate", "pool.large"):
-        record.show(key)
+    record.show("pool.large")
     for seconds in LENGTHS:
         record.show("pool.lengths", seconds)
 

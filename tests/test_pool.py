@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import math
 import os
 import re
 import threading
@@ -31,6 +32,19 @@ async def test_apply() -> None:
         assert await pool.apply(tasks.add, (1,), {"b": 2}) == 3
         assert await pool.apply(tasks.square_later, (3,)) == 9
         assert await pool.apply(tasks.pid_of) != os.getpid()
+
+
+async def test_whatever_can_be_called() -> None:
+    """Functions of C, methods, classes, partials; an object is sent as it is at the time of the call."""
+    numbers = [1, 2]
+    async with AsyncPool(1) as pool:
+        for _ in range(2):
+            assert await pool.apply(math.gcd, (12, 18)) == 6
+            assert await pool.apply(numbers.count, (2,)) == len(numbers) - 1
+            assert await pool.apply("-".join, (["a", "b"],)) == "a-b"
+            assert await pool.apply(complex, (1, 2)) == 1 + 2j
+            assert await pool.apply(partial(tasks.add, 1), (2,)) == 3
+            numbers.append(2)
 
 
 async def test_start_methods(start_method: str) -> None:

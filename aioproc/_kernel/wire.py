@@ -11,7 +11,7 @@ import inspect
 import struct
 from collections.abc import Callable
 from pickle import dumps, loads
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Final
 
 from aioproc._kernel import bundle, channel, memory
@@ -174,19 +174,21 @@ def called(task: int, call: Call, streams: bool) -> tuple[Mail, bool]:
     """
     func, args, kwargs = call
     kind = Kind.STREAM if streams else Kind.CALL
-    if type(func) is not FunctionType:
-        in_loop = is_asynchronous(func)
-    else:
+    if type(func) is FunctionType or (
+        isinstance(func, BuiltinFunctionType) and isinstance(func.__self__, ModuleType)
+    ):
         name, in_loop = _known.get(func) or _learned(func)
         if name and not kwargs and are_plain(args):
             return name + dumps(args, 5) + ADDRESS.pack(task, len(name), kind + in_loop), in_loop
+    else:
+        in_loop = is_asynchronous(func)
     return addressed(pack(call), kind + in_loop, task), in_loop
 
 
-_known: dict[FunctionType, tuple[bytes, bool]] = {}
+_known: dict[Callable[..., Any], tuple[bytes, bool]] = {}
 
 
-def _learned(func: FunctionType) -> tuple[bytes, bool]:
+def _learned(func: Callable[..., Any]) -> tuple[bytes, bool]:
     """The pickle of a function that travels by its name, else nothing; whether it needs an event loop."""
     in_loop = is_asynchronous(func)
     try:
