@@ -17,7 +17,7 @@ import pytest
 from blockbuster import BlockBuster
 
 import aioproc
-from aioproc._kernel import bundle, waiting
+from aioproc._kernel import bundle, listening, waiting
 from aioproc._kernel.store import IN_A_ROW
 from tests.system_calls import begin_here, noted_here, system_calls
 
@@ -208,17 +208,15 @@ async def cost(
     operation: Operation, before: Operation = lambda: None, after: Operation = lambda: None
 ) -> list[str]:
     """The system calls of an operation once it has been done a few times, and between what it needs done."""
-    for _ in range(IN_A_ROW + 2):
-        await done(before())
-        while not waiting.spent():  # else one of many operations would yield to the loop
-            pass
-        with (
-            patch.object(bundle, "_SECONDS_EACH", 0.0),
-            patch.object(bundle, "free_until", 0.0),  # nor what was trusted before
-            system_calls() as found,
-        ):  # no call goes by the clock
-            await done(operation())
-        await done(after())
+    with patch.object(bundle, "_SECONDS_EACH", 0.0), patch.object(listening, "_LOOK_SECONDS", 0.0):
+        bundle.free_until = 0.0  # what was trusted before: no call goes by the clock
+        for _ in range(IN_A_ROW + 2):
+            await done(before())
+            while not waiting.spent():  # else one of many operations would yield to the loop
+                pass
+            with system_calls() as found:
+                await done(operation())
+            await done(after())
     return found
 
 

@@ -10,6 +10,7 @@ Source: epoll(7) (a shared socket wakes all who wait), eventfd(2).
 from __future__ import annotations
 
 import os
+from time import monotonic
 from typing import Any, Final
 
 from aioproc._kernel.forks import Private
@@ -18,6 +19,7 @@ from aioproc._kernel.token import Tokens, tokens
 
 FREE_LISTENERS: Final = 2  # processes that need no right
 RIGHTS: Final = 3
+_LOOK_SECONDS: Final = 0.001  # one that needs no right looks so often whether others stand in line
 _COUNTER: Final = os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE
 
 
@@ -38,6 +40,7 @@ class Listening(Private):
         self._free = free or Handle(os.eventfd(FREE_LISTENERS, _COUNTER))
         self._rights = rights or tokens(most)
         self._needs_none: bool | None = None
+        self._next_look = 0.0  # by time.monotonic
         super().__init__()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -51,9 +54,14 @@ class Listening(Private):
                 self._needs_none = True
             except BlockingIOError:
                 self._needs_none = False
-        if self._needs_none and not self._rights.waiting:
-            return None
-        self._needs_none = False  # others stand in line for a right
+        if self._needs_none:
+            now = monotonic()
+            if now < self._next_look:
+                return None
+            if not self._rights.waiting:
+                self._next_look = now + _LOOK_SECONDS
+                return None
+            self._needs_none = False  # others stand in line for a right
         return self._rights
 
     def drop(self) -> None:

@@ -31,8 +31,9 @@ def resume(woken: Woken) -> None:
         for future in left:
             if not future.done():
                 _let_go_on(future)
-    finally:
+    except BaseException:
         wake_all(left)
+        raise
 
 
 def _wake(woken: Woken) -> None:

@@ -49,6 +49,7 @@ class Store(Intake):
         self.ledger = ledger
         self._getters = getters
         self._putters = putters
+        self.right_to_get: Callable[[], Right | None] = getters.right  # what to hold while asleep in a get
         self.backlog = Backlog(writer, reader)
         self._arrears = Arrears(ledger)
         # a put may wait: for a place, or a moment, until somebody has looked through the counts
@@ -69,10 +70,6 @@ class Store(Intake):
         """ValueError once it is closed in this process."""
         if self.closed:
             raise ValueError("the queue is closed in this process")
-
-    def right_to_get(self) -> Right | None:
-        """What to hold while asleep in a get."""
-        return self._getters.right()
 
     def right_to_put(self) -> Right | None:
         """What to hold while asleep in a put."""
