@@ -1,7 +1,8 @@
 """What this process has accepted for a channel and the kernel has not yet taken, in order.
 
 It is written when the channel becomes writable: by a task of the running loop, by a thread where there is
-no loop, and when the process ends.
+no loop, and when the process ends. A process has one for a channel, however often that comes to it: else each
+would be a producer of its own, and their items in no order.
 
 Source: multiprocessing/util.py (Finalize).
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 from aioproc._kernel.bell import Bell
 from aioproc._kernel.channel import Channel, Crowded, crowded, hold
-from aioproc._kernel.forks import Private
+from aioproc._kernel.forks import Private, no_fork
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.parcel import Packed
 from aioproc._kernel.waiting import asyncio_loop, spawned, until, until_blocking
@@ -28,18 +29,23 @@ Kept = tuple[Packed, Handle | None, Outcome | None]
 
 
 class Backlog(Private):
-    """The parcels that wait for room in a channel.
+    """The parcels that wait for room in a channel; `backlog_of` finds it.
 
     Args:
         writer: Where the parcels go.
-        reader: Its other end, closed in this process once nothing but the backlog keeps it alive.
+
+    Attributes:
+        writer: The same: all users send there.
+        users: Those queues of this process that have it, until they are closed or forgotten.
+        readers: The other ends, as long as something reads there.
 
     If a peer dies: Nothing. If this process is killed, what is kept here dies with it.
     """
 
-    def __init__(self, writer: Channel, reader: Channel) -> None:
-        self._channel = writer
-        self._reader = weakref.ref(reader)  # a queue that is forgotten cannot be read here any more
+    def __init__(self, writer: Channel) -> None:
+        self.writer = writer
+        self.users: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.readers: weakref.WeakSet[Channel] = weakref.WeakSet()
         self.kept: deque[Kept] = deque()
         self._lock = threading.Lock()
         self._writing = False
@@ -48,6 +54,13 @@ class Backlog(Private):
         self._finalizers: list[Any] = []
         self.abandoned = False
         super().__init__()
+
+    def leave(self, user: object) -> None:
+        """One of the users was closed; the last one closes the channel."""
+        with no_fork:
+            self.users.discard(user)
+            if not self.users:
+                self.writer.close()
 
     @contextmanager
     def unmoved(self) -> Iterator[int]:
@@ -103,7 +116,7 @@ class Backlog(Private):
                     break
                 sent = True
                 try:
-                    self._channel.send(*self.kept[0][:2])
+                    self.writer.send(*self.kept[0][:2])
                 except (BrokenPipeError, ValueError):  # shut down, or closed here
                     sent = False
                 _, _, outcome = self.kept.popleft()
@@ -119,7 +132,7 @@ class Backlog(Private):
         if not self.kept:
             return
         try:
-            await until(self.pump, self._channel.handle, "write")
+            await until(self.pump, self.writer.handle, "write")
         except Crowded:
             with self._receipts() as bell:
                 await until(partial(self._pump_after, bell), bell.handle)
@@ -129,7 +142,7 @@ class Backlog(Private):
         if not self.kept:
             return
         try:
-            until_blocking(self.pump, self._channel.handle, "write", timeout)
+            until_blocking(self.pump, self.writer.handle, "write", timeout)
         except Crowded:
             with self._receipts() as bell:
                 until_blocking(partial(self._pump_after, bell), bell.handle, "read", timeout)
@@ -137,7 +150,7 @@ class Backlog(Private):
     @contextmanager
     def _receipts(self) -> Iterator[Bell]:
         """What rings when somebody receives from the channel, which may take descriptors off their way."""
-        bell = Bell(rooms=[self._channel.handle])
+        bell = Bell(rooms=[self.writer.handle])
         try:
             yield bell
         finally:
@@ -145,12 +158,12 @@ class Backlog(Private):
 
     def _pump_after(self, bell: Bell) -> None:
         bell.quiet()  # what is received from here on rings it, and so would a send here that fails
-        if not crowded(self._channel.handle):
+        if not crowded(self.writer.handle):
             try:
                 return self.pump()
             except Crowded:  # others were quicker; it rings already
                 pass
-        if self._channel.unread:
+        if self.writer.unread:
             raise BlockingIOError
         raise Crowded
 
@@ -210,8 +223,7 @@ class Backlog(Private):
 
     def _finish(self) -> None:
         if not self.abandoned:
-            reader = self._reader()
-            if reader is not None:
+            for reader in list(self.readers):
                 reader.close()  # if nobody else can receive, it is over
             self.flush_blocking()
 
@@ -222,3 +234,18 @@ class Backlog(Private):
         self._afterwards = []
         self._finalizers = []
         self._writing, self._loop = False, None
+
+
+_here: weakref.WeakValueDictionary[tuple[int, int], Backlog] = weakref.WeakValueDictionary()
+
+
+def backlog_of(user: object, writer: Channel, reader: Channel) -> Backlog:
+    """This process's backlog for a channel, with one user more."""
+    channel = writer.handle.identity()
+    with no_fork:
+        found = _here.get(channel)
+        if found is None or found.writer.handle.closed:
+            found = _here[channel] = Backlog(writer)
+        found.users.add(user)
+        found.readers.add(reader)
+        return found

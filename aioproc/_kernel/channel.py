@@ -159,6 +159,12 @@ class Channel:
         """Put a packet back in front: the next `pull` of this process gets it."""
         self._kept.appendleft(arrival)
 
+    def inherit(self, other: Channel) -> None:
+        """What another object for the same end has put back, which is forgotten; whoever waits is woken."""
+        self._kept += other._kept
+        other._kept.clear()
+        self.handle.wake()
+
     def admit(self, arrival: Arrival) -> None:
         """See to it that there is room for all that is in its bundle; OSError if not, and it is kept."""
         head = arrival[0]

@@ -13,7 +13,7 @@ import os
 from time import monotonic
 from typing import Any, Final
 
-from aioproc._kernel.forks import Private
+from aioproc._kernel.forks import Private, no_fork
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.token import Tokens, tokens
 
@@ -42,6 +42,7 @@ class Listening(Private):
         self._needs_none: bool | None = None
         self._next_look = 0.0  # by time.monotonic
         super().__init__()
+        self._rights.users.add(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Listening, (self._free, self._rights)
@@ -69,8 +70,12 @@ class Listening(Private):
         self._needs_none = None
 
     def close(self) -> None:
-        """Close it in this process."""
+        """Close it in this process; the rights are closed with the last that has them."""
         self._free.close()
+        with no_fork:
+            self._rights.users.discard(self)
+            if self._rights.users:
+                return
         self._rights.drop()
         for handle in (self._rights.front, self._rights.back, *self._rights.pipes()):
             handle.close()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
 from aioproc._kernel import channel as packets
 from aioproc._kernel.arguments import integer
 from aioproc._kernel.arrears import Arrears
-from aioproc._kernel.backlog import Backlog
+from aioproc._kernel.backlog import backlog_of
 from aioproc._kernel.bell import Bell
 from aioproc._kernel.channel import Arrival, Channel, Crowded
 from aioproc._kernel.handle import Handle
@@ -41,16 +43,18 @@ class Store(Intake):
         putters = Listening(most=RIGHTS_TO_PUT) if size else None
         self._set_up(writer, reader, ledger, Listening(), putters)
 
+    closed = True  # until it is set up
+
     def _set_up(
         self, writer: Channel, reader: Channel, ledger: Ledger, getters: Listening, putters: Listening | None
     ) -> None:
         super().__init__(reader)
-        self.writer = writer
+        self.backlog = backlog_of(self, writer, reader)
+        self.writer = self.backlog.writer
         self.ledger = ledger
         self._getters = getters
         self._putters = putters
         self.right_to_get: Callable[[], Right | None] = getters.right  # what to hold while asleep in a get
-        self.backlog = Backlog(writer, reader)
         self._arrears = Arrears(ledger)
         # a put may wait: for a place, or a moment, until somebody has looked through the counts
         self.may_wait = ledger.marks is not None
@@ -341,21 +345,43 @@ class Store(Intake):
         self.closed = self._ending = self.is_odd = True
         self.is_plain = False
         if self.tasks is not None:
-            self.tasks.close()
+            self.tasks.closed()
         if self._bell is not None:
             self._bell.close()
         self.reader.close()
         self.backlog.then(self._close_rest)
 
     def _close_rest(self) -> None:
-        self.writer.close()
-        self.ledger.close()
+        self.backlog.leave(self)
+        if self.tasks is None or not self.tasks.in_hand:  # those may still be done
+            self.ledger.close()
         for listening in (self._getters, self._putters):
             if listening is not None:
                 listening.close()
+
+    def __del__(self) -> None:
+        """What was taken and came back is not forgotten: this process's next get from this queue has it."""
+        if self.closed or not self.kept:
+            return
+        for other in self.backlog.users:
+            if other is not self and not other.closed:
+                other._inherit(self._returned, self.reader)
+                return
+        _left_behind[self.reader.handle.identity()] = self._returned, self.reader
+
+    def _inherit(self, returned: deque[tuple[Any, BaseException | None]], reader: Channel) -> None:
+        self._returned += returned
+        self.is_odd = self.is_odd or bool(returned)
+        self.reader.inherit(reader)
+
+
+_left_behind: dict[tuple[int, int], tuple[deque[tuple[Any, BaseException | None]], Channel]] = {}
+os.register_at_fork(after_in_child=_left_behind.clear)
 
 
 def _arrived(*parts: Any) -> Store:
     store = Store.__new__(Store)
     store._set_up(*parts)
+    if _left_behind and (left := _left_behind.pop(store.reader.handle.identity(), None)):
+        store._inherit(*left)
     return store

@@ -3,17 +3,73 @@
 from __future__ import annotations
 
 import threading
+import weakref
 
 from aioproc._kernel import channel as packets
 from aioproc._kernel.channel import Arrival, Channel
-from aioproc._kernel.forks import Private
+from aioproc._kernel.forks import Private, no_fork
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.ledger import Busy, Ledger, value_of
 from aioproc._kernel.watch import hung_up
 from aioproc.errors import TasksLost
 
 
-class Tasks(Private):
+class Hand(Private):
+    """The tasks of a queue that this process has in hand, however often the queue came to it; `_hand_of`."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.count = 0
+        self._open: Handle | None = None  # one end stands for all
+        super().__init__()
+
+    def take(self, task: Handle) -> None:
+        """One more, with its end."""
+        with self.lock:
+            self.count += 1
+            if self._open is None:
+                self._open = task
+                if _keeps:
+                    _kept.add(self)
+                return
+        task.close()
+
+    def let_go(self) -> None:
+        """One less, with the lock; the last one closes the end."""
+        self.count -= 1
+        if not self.count:
+            task, self._open = self._open, None
+            _kept.discard(self)
+            if task is not None:
+                task.close()
+
+    def drop(self) -> None:
+        """In a forked child: what its parent has in hand is the parent's to finish."""
+        self.lock, self.count, self._open = threading.Lock(), 0, None
+        _kept.discard(self)
+
+
+_here: weakref.WeakValueDictionary[tuple[int, int], Hand] = weakref.WeakValueDictionary()
+_kept: set[Hand] = set()  # also while the process has no object of the queue
+_keeps = False
+
+
+def keep_between_calls() -> None:
+    """From now on: a queue comes and goes with a call, and what it gave may be done in another one."""
+    global _keeps
+    _keeps = True
+
+
+def _hand_of(work: Handle) -> Hand:
+    queue = work.identity()
+    with no_fork:
+        found = _here.get(queue)
+        if found is None:
+            found = _here[queue] = Hand()
+        return found
+
+
+class Tasks:
     """What this process knows of the tasks; docs/design/lost_tasks.md says how.
 
     Args:
@@ -28,36 +84,29 @@ class Tasks(Private):
         self._ledger = ledger
         self._tally = ledger.tally
         self._reader = reader
-        self._lock = threading.Lock()
-        self._in_hand = 0
-        self._open: Handle | None = None  # one end stands for all that are in hand
-        super().__init__()
+        self._hand = _hand_of(self.work)
+
+    @property
+    def in_hand(self) -> int:
+        """How many this process has taken and not yet done."""
+        return self._hand.count
+
+    def closed(self) -> None:
+        """Those in hand may still be done through this object; they are let go of with it."""
+        _kept.discard(self._hand)
 
     def received(self, arrival: Arrival) -> None:
         """Note one that has just been received."""
         self._tally.note(self._tally.received)
-        task = packets.take_tail(arrival)
-        with self._lock:
-            self._in_hand += 1
-            if self._open is None:
-                self._open = task
-                return
-        task.close()
+        self._hand.take(packets.take_tail(arrival))
 
     def done(self) -> None:
         """One of those that this process has in hand is done; ValueError when it has none."""
-        with self._lock:
-            if not self._in_hand:
+        with self._hand.lock:
+            if not self._hand.count:
                 raise ValueError("task_done() called too many times")
             self._tally.note(self._tally.done)  # of all of them before the end is closed
-            self._in_hand -= 1
-            if not self._in_hand:
-                self._let_go()
-
-    def _let_go(self) -> None:
-        task, self._open = self._open, None
-        if task is not None:
-            task.close()
+            self._hand.let_go()
 
     def lost(self) -> int:
         """How many were found to be lost so far."""
@@ -98,13 +147,3 @@ class Tasks(Private):
         unfinished = self._tally.unfinished()
         if unfinished > 0:
             self._tally.note(self._tally.lost, unfinished)
-
-    def close(self) -> None:
-        """Let go of those in hand: they are lost."""
-        with self._lock:
-            self._in_hand = 0
-            self._let_go()
-
-    def drop(self) -> None:
-        """In a forked child: what its parent has in hand is the parent's to finish."""
-        self._lock, self._in_hand, self._open = threading.Lock(), 0, None

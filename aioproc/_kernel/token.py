@@ -63,10 +63,11 @@ class Tokens(Private):
         self._places = Places(partial(self._place, weakref.proxy(self), back))
         self._left = 0
         self._wanted = False  # whether the last token that was released here had a ticket
+        self.users: weakref.WeakSet[object] = weakref.WeakSet()  # in this process, which may close it
         self.owner: object = None  # of a lock that its owner may take again
         self.depth = 0
         super().__init__()
-        _here[_identity(ends)] = self
+        _here[ends.identity()] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arrived, (type(self), *self._shared)
@@ -288,15 +289,10 @@ class Tokens(Private):
 _here: weakref.WeakValueDictionary[tuple[int, int], Tokens] = weakref.WeakValueDictionary()
 
 
-def _identity(ends: Handle) -> tuple[int, int]:
-    found = os.fstat(ends.fileno())
-    return found.st_dev, found.st_ino
-
-
 def _arrived(make: Callable[..., Tokens], *shared: Any) -> Tokens:
     """The tokens that came to this process: one object, however often they come."""
     with no_fork:
-        return _here.get(_identity(shared[-1])) or make(*shared)
+        return _here.get(shared[-1].identity()) or make(*shared)
 
 
 def tokens(count: int = 1, pipes: int = 1) -> Tokens:

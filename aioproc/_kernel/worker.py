@@ -22,6 +22,7 @@ from aioproc._kernel.child import Child, listen_to_signals
 from aioproc._kernel.outcome import raised
 from aioproc._kernel.parcel import pack
 from aioproc._kernel.post import Post
+from aioproc._kernel.tasks import keep_between_calls
 from aioproc._kernel.waiting import until_blocking
 from aioproc._kernel.wire import STREAM_AHEAD, Kind, Mail, Message, addressed, signal_of
 
@@ -95,6 +96,7 @@ class Worker:
         signal.signal(signal.SIGTERM, _left_to_the_parent)
         signal.signal(signal.SIGINT, self.controls.interrupted)
         listen_to_signals()
+        keep_between_calls()
 
     def perform(self) -> None:
         """Work until the pool has nothing more."""

@@ -41,7 +41,7 @@ class JoinableQueue(Queue[T]):
         return _facing(SyncJoinableQueue, self._store)  # type: ignore[no-any-return]
 
     def task_done(self) -> None:
-        """Say that a task which this process took is done.
+        """Say that a task which this process took is done; also after `close`.
 
         Raises:
             ValueError: All that it took are done already.
@@ -49,7 +49,7 @@ class JoinableQueue(Queue[T]):
         If a peer dies: Nothing; a task that this process never says is done is lost when it ends.
         Cost: Two system calls.
         """
-        _tasks(self._store).done()
+        _done(self._store)
 
     async def join(self) -> None:
         """Wait until all tasks are done.
@@ -85,7 +85,7 @@ class SyncJoinableQueue(SyncQueue[T]):
 
     def task_done(self) -> None:
         """See `JoinableQueue.task_done`."""
-        _tasks(self._store).done()
+        _done(self._store)
 
     def join(self) -> None:
         """See `JoinableQueue.join`."""
@@ -97,6 +97,14 @@ class SyncJoinableQueue(SyncQueue[T]):
             except Busy:
                 with self._store.ledger.entries() as (over, bell):
                     until_blocking(over, bell, "read")
+
+
+def _done(store: Store) -> None:
+    """Also after `close`, as in the stdlib, while this process has some in hand."""
+    assert store.tasks is not None
+    if not store.tasks.in_hand:
+        store.check()
+    store.tasks.done()
 
 
 def _tasks(store: Store) -> Tasks:

@@ -260,3 +260,13 @@ async def abusy(queue: Any, told: Wire) -> None:
         told.say("busy")
         time.sleep(1)
         told.say("idle")
+
+
+def take(queue: Any) -> Any:
+    """An item, taken by a call that then forgets the queue."""
+    return queue.get()
+
+
+def say_done(queue: Any) -> None:
+    """That one is done which this process took."""
+    queue.task_done()

@@ -19,6 +19,8 @@ from tests.shared import Wire, become_another_user, spare_descriptors
 
 pytestmark = pytest.mark.anyio
 
+ITEMS = 2000  # of a KB each: more than the kernel takes
+
 
 @pytest.mark.parametrize("kind", [Queue, JoinableQueue])
 async def test_contract(kind: Any) -> None:
@@ -45,6 +47,91 @@ async def test_a_queue_and_a_lock_through_a_queue(start_method: str) -> None:
         await answers.join()
     await process.join()
     assert process.exitcode == 0
+
+
+async def come_again(queue: Any) -> Any:
+    """The same queue, which has come to this process in a message."""
+    way: Queue[Any] = Queue()
+    await way.put(queue)
+    return await way.get()
+
+
+@pytest.mark.parametrize("kind", [Queue, JoinableQueue])
+async def test_what_comes_twice_is_one_producer(kind: Any) -> None:
+    """A process's items stay in order, through whichever object of a queue it puts them; all are written."""
+    queue = kind()
+    other = await come_again(queue)
+    for number in range(ITEMS):
+        await (queue, other)[number % 2].put((number, bytes(1000)))
+    assert queue._store.backlog.kept
+    assert queue.qsize() == other.qsize() == ITEMS
+    del queue
+    other.shutdown()
+    arrived = []
+    async for number, _ in other:
+        arrived.append(number)
+        if kind is JoinableQueue:
+            other.task_done()
+    assert arrived == list(range(ITEMS))
+
+
+async def test_one_of_two_is_closed() -> None:
+    """What was put through it is written all the same, and before what is put through the other."""
+    queue: Queue[Any] = Queue()
+    other = await come_again(queue)
+    for number in range(ITEMS):
+        await other.put((number, bytes(1000)))
+    other.close()
+    await queue.put((ITEMS, b""))
+    assert [(await queue.get())[0] for _ in range(ITEMS + 1)] == list(range(ITEMS + 1))
+    await queue.put("last")
+    assert await queue.get() == "last"
+    with pytest.raises(ValueError, match="closed"):
+        await other.put(1)
+
+
+async def test_what_came_back_is_there_when_the_queue_comes_again() -> None:
+    """An item that a cancelled get gave back is not forgotten with the object through which it was taken."""
+    queue, way = Queue[str](), Queue[Any]()
+    other = await come_again(queue)
+    other._store.give_back("first")
+    del other
+    assert await queue.get() == "first"
+    queue._store.give_back("second")
+    await way.put(queue)
+    del queue
+    queue = await way.get()
+    assert await queue.get() == "second"
+
+
+async def test_tasks_are_in_the_hands_of_a_process() -> None:
+    """A task may be done in a later call than it was taken in: nothing of the queue is left in between."""
+    queue: JoinableQueue[str] = JoinableQueue()
+    await queue.put("task")
+    async with aioproc.AsyncPool(1) as pool:
+        assert await pool.apply(children.take, (queue.sync,)) == "task"
+        with anyio.move_on_after(0.05):
+            await queue.join()
+            pytest.fail("nobody has said that it is done")
+        await pool.apply(children.say_done, (queue.sync,))
+        with anyio.fail_after(10):
+            await queue.join()
+        with pytest.raises(ValueError, match="too many times"):
+            await pool.apply(children.say_done, (queue.sync,))
+
+
+async def test_done_after_close() -> None:
+    """As in the stdlib, a task may be done when the queue is closed in this process; then it is closed."""
+    queue: JoinableQueue[str] = JoinableQueue()
+    other = await come_again(queue)
+    await queue.put("task")
+    await queue.get()
+    queue.close()
+    queue.task_done()
+    with anyio.fail_after(10):
+        await other.join()
+    with pytest.raises(ValueError, match="closed"):
+        queue.task_done()
 
 
 async def test_the_stdlibs_connection_beside_a_lambda() -> None:
