@@ -65,6 +65,11 @@ def need_free() -> None:
         highest_free(DIRECT_DESCRIPTORS + 2)
 
 
+def half_are_free() -> bool:
+    """Whether half of all descriptors that there may be are free, so that one may be taken for long."""
+    return 2 * _open_descriptors() < resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def _open_descriptors() -> int:
     """How many there are; as many as there may be, if this cannot be told.
 

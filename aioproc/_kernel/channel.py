@@ -307,10 +307,10 @@ def _whole(parcel: Parcel) -> Sequence[bytes]:
 
 def heavy(arrival: Arrival) -> bool:
     """Whether opening it would hold up a loop."""
-    buffer = arrival[0]
+    buffer, nbytes, _ = arrival
     if buffer[0] == _PICKLE or not buffer[0] & _MEMORY:
         return False
-    return bool(_LENGTH.unpack_from(buffer, _HEAD.size)[0] > memory.IN_THREAD_BYTES)
+    return memory.is_heavy(_lengths(memoryview(buffer)[_HEAD.size : nbytes]))
 
 
 def opened(arrival: Arrival) -> Any:
@@ -323,9 +323,12 @@ def opened(arrival: Arrival) -> Any:
             _buffers.append(buffer)
     flags, body = _unbundled(arrival)
     if flags & _MEMORY:
-        lengths = [length for (length,) in _LENGTH.iter_unpack(body)]
-        return memory.opened(Handle(descriptors.pop(0)), lengths, descriptors)
+        return memory.opened(Handle(descriptors.pop(0)), _lengths(body), descriptors)
     return unpack(body, (), descriptors)
+
+
+def _lengths(body: Any) -> list[int]:
+    return [length for (length,) in _LENGTH.iter_unpack(body)]
 
 
 def opened_bytes(arrival: Arrival) -> bytes:

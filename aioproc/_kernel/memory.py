@@ -1,6 +1,7 @@
 """Large payloads: written once into a file in memory, read or mapped by whoever receives its descriptor.
 
-The kernel frees the file when nobody holds it, also when it was never received.
+The kernel frees the file when nobody holds it, also when it was never received. What a program keeps of it
+must not take the descriptors that it needs for itself; docs/design/large_payloads.md says how.
 
 Source: memfd_create(2), mmap(2) (MAP_PRIVATE), writev(2), preadv(2).
 """
@@ -10,12 +11,17 @@ from __future__ import annotations
 import mmap
 import os
 import pickle
+import sys
+from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from aioproc._kernel.bundle import half_are_free
 from aioproc._kernel.handle import Handle, handing_out
 
 IN_THREAD_BYTES: Final = 4 << 20  # to copy more than this takes a thread, lest the loop waits
+READ_BYTES: Final = 1 << 20  # buffers up to this are read: as fast as to map and touch them, or faster
+_MAP_HOLDS_DESCRIPTOR: Final = sys.version_info < (3, 13)
 _ALIGNMENT: Final = 64
 _CHUNK_BYTES: Final = 1 << 20  # in one system call, so that others get their turn
 
@@ -50,19 +56,78 @@ def _aligned(position: int) -> int:
 
 
 def opened(memory: Handle, lengths: Sequence[int], descriptors: list[int]) -> Any:
-    """The object in a file: its buffers are mapped, writable, without a copy; the pickle is read."""
+    """The object in a file: the pickle is read; its buffers are read or mapped, writable and its own."""
     with handing_out(descriptors):
-        buffers = list(_mapped(memory, lengths)) if len(lengths) > 1 else []
+        buffers = list(_buffers(memory, lengths)) if len(lengths) > 1 else []
         reader = Reader(memory, lengths[0])
         return pickle.Unpickler(reader, buffers=buffers).load()
 
 
-def _mapped(memory: Handle, lengths: Sequence[int]) -> Iterator[memoryview]:
-    whole = memoryview(mmap.mmap(memory.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE))
-    end = lengths[0]
+def is_heavy(lengths: Sequence[int]) -> bool:
+    """Whether so much would be read that opening it holds up a loop."""
+    first, end = _span(lengths)
+    return lengths[0] + (0 if _is_mapped(end - first) else end - first) > IN_THREAD_BYTES
+
+
+def _span(lengths: Sequence[int]) -> tuple[int, int]:
+    """Where the buffers begin and end in the file."""
+    first = end = _aligned(lengths[0])
+    for length in lengths[1:]:
+        end = _aligned(end) + length
+    return first, end
+
+
+def _is_mapped(nbytes: int) -> bool:
+    """Whether buffers of so many bytes together are mapped, not read."""
+    return nbytes > READ_BYTES and (not _MAP_HOLDS_DESCRIPTOR or half_are_free())
+
+
+def _buffers(memory: Handle, lengths: Sequence[int]) -> Iterator[memoryview]:
+    first, end = _span(lengths)
+    whole = _whole(memory, first, end)
+    end = 0
     for length in lengths[1:]:
         start, end = _aligned(end), _aligned(end) + length
         yield whole[start:end]
+
+
+def _whole(memory: Handle, first: int, end: int) -> memoryview:
+    """That part of the file, mapped or read; no write to it reaches the file."""
+    if _is_mapped(end - first):
+        try:
+            return memoryview(_mapped(memory.fileno()))[first:end]
+        except OSError:  # no descriptor is free after all, or there are too many maps
+            pass
+    place = _place(end - first)
+    _read_into(memory.fileno(), place, first)
+    return place
+
+
+def _mapped(fd: int) -> mmap.mmap:
+    access = mmap.PROT_READ | mmap.PROT_WRITE
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(fd, 0, mmap.MAP_PRIVATE, access, trackfd=False)
+    return mmap.mmap(fd, 0, mmap.MAP_PRIVATE, access)
+
+
+def _place(nbytes: int) -> memoryview:
+    """Aligned memory of our own; if large, not of the heap, which is cleared under the interpreter's lock."""
+    if nbytes > READ_BYTES:
+        return memoryview(mmap.mmap(-1, nbytes, mmap.MAP_PRIVATE))
+    heap = array("B", b"\0") * (nbytes + _ALIGNMENT - 1)  # unlike a bytearray, it tells where it lies
+    start = -heap.buffer_info()[0] % _ALIGNMENT
+    return memoryview(heap)[start : start + nbytes]
+
+
+def _read_into(fd: int, view: memoryview, start: int) -> int:
+    """Read from there on until it is full or nothing is left; how much that was."""
+    done = 0
+    while done < view.nbytes:
+        got = os.preadv(fd, [view[done : done + _CHUNK_BYTES]], start + done)
+        if not got:
+            break
+        done += got
+    return done
 
 
 class Reader:
@@ -92,13 +157,8 @@ class Reader:
         return data
 
     def readinto(self, place: Any) -> int:
-        view = memoryview(place).cast("B")
-        done = 0
-        while done < view.nbytes:
-            got = os.preadv(self._fd, [view[done : done + _CHUNK_BYTES]], self._at)
-            if not got:
-                break
-            done, self._at = done + got, self._at + got
+        done = _read_into(self._fd, memoryview(place).cast("B"), self._at)
+        self._at += done
         return done
 
     def readline(self) -> bytes:
