@@ -117,7 +117,8 @@ class Tokens(Private):
 
         Raises:
             BlockingIOError: None is free.
-            OSError: No free file descriptor; the token will be made anew.
+            OSError: No free file descriptor. The token is lost, and made anew as if its holder had died: who
+                takes it next finds `abandoned` true.
         """
         with no_fork:
             packet, ancillary, _, _ = self._back_view.recvmsg(PACKET_BYTES, ONE, RECEIVE_FLAGS)

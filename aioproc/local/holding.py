@@ -26,6 +26,10 @@ class Holding(Entered):
         Returns:
             Whether it was taken.
 
+        Raises:
+            OSError: No file descriptor is free. It is not taken, and counts as abandoned then: the next
+                finds `abandoned` true.
+
         If cancelled: It is not taken.
         If a peer dies: What a dead process held goes to the next, who finds `abandoned` true; a waiter's
             death changes nothing.
