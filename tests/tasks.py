@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import struct
@@ -390,3 +391,39 @@ def yield_and_die(count: int, mark: str) -> Iterator[int]:
 def run_a_loop(number: int) -> int:
     """A plain function with an event loop of its own."""
     return anyio.run(square_later, number)
+
+
+def fork_and_terminate() -> int | None:
+    """The exit code of a process of the stdlib, forked here and asked to end."""
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    process.terminate()
+    process.join()
+    return process.exitcode
+
+
+def leave_a_busy_pool() -> str:
+    """Leave a pool of the stdlib, forked here, while its workers have something to do."""
+    context = multiprocessing.get_context("fork")
+    begun = context.Semaphore(0)
+    with context.Pool(2, _begin_with, (begun,)) as pool:
+        pool.map_async(time.sleep, [60, 60], 1)
+        begun.acquire()
+        begun.acquire()
+    return "left"
+
+
+def _begin_with(begun: Any) -> None:
+    begun.release()
+
+
+def fork_and_interrupt() -> int:
+    """How a forked child ends by a SIGINT; 0 when it did not hear it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.raise_signal(signal.SIGINT)
+            os._exit(0)
+        except KeyboardInterrupt:
+            os._exit(3)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

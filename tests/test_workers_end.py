@@ -20,6 +20,7 @@ import uvloop
 
 from aioproc import AsyncPool
 from aioproc.staff import Staff
+from tests import tasks
 
 ROOT = Path(__file__).parent.parent
 Program = Callable[..., "subprocess.Popen[str]"]
@@ -124,6 +125,21 @@ def test_ends_while_workers_are_replaced(program: Program) -> None:
     out, err = parent.communicate(timeout=20)
     assert (out, err) == ("", "")
     assert parent.returncode == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("with_a_loop", [False, True])
+async def test_what_a_task_forks_hears_signals(with_a_loop: bool) -> None:
+    """The pool's worker leaves them to its parent; what the stdlib forks there ends by them as anywhere."""
+    async with AsyncPool(1) as pool:
+        if with_a_loop:
+            await pool.apply(tasks.square_later, (3,))
+        assert await pool.apply(tasks.fork_and_terminate) == -signal.SIGTERM
+        assert await pool.options(timeout=20).apply(tasks.leave_a_busy_pool) == "left"
+        assert await pool.apply(tasks.fork_and_interrupt) == 3
+        os.kill(await pool.apply(os.getpid), signal.SIGTERM)
+        assert await pool.apply(tasks.square, (3,)) == 9
+        assert pool.stats().restarts == 0
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])

@@ -23,6 +23,7 @@ from aioproc._kernel.outcome import raised
 from aioproc._kernel.parcel import pack
 from aioproc._kernel.post import Post
 from aioproc._kernel.tasks import keep_between_calls
+from aioproc._kernel.unshared import handle_only_here
 from aioproc._kernel.waiting import until_blocking
 from aioproc._kernel.wire import STREAM_AHEAD, Kind, Mail, Message, addressed, signal_of
 
@@ -93,8 +94,8 @@ class Worker:
         assert child.home is not None
         self.home = Post(child.home, announced=True)
         self.controls = Controls(self.home)
-        signal.signal(signal.SIGTERM, _left_to_the_parent)
-        signal.signal(signal.SIGINT, self.controls.interrupted)
+        handle_only_here(signal.SIGTERM, _left_to_the_parent)
+        handle_only_here(signal.SIGINT, self.controls.interrupted)
         listen_to_signals()
         keep_between_calls()
 
@@ -241,4 +242,4 @@ class Call:
 
 
 def _left_to_the_parent(number: int, frame: FrameType | None) -> None:
-    """As SIG_IGN, but not inherited by programs that a task starts."""
+    """As SIG_IGN, but not inherited by programs that a task starts, nor by what it forks."""
