@@ -59,6 +59,14 @@ class Stopper:
         else:
             self._kill(station)
 
+    def leaves(self, station: Station, number: int) -> None:
+        """A worker ends after an interrupted task; it may take as long for that as the task might have."""
+        task: Task | None = station.sent.get(number)
+        grace = 0.0 if task is None else task.settings.grace
+        self._let_go(station)
+        self.after(station, grace, lambda: self._kill(station))
+        self._dealer.feed_all()
+
     def after(self, about: Task | Station, seconds: float, call: Callable[[], None]) -> None:
         """Call later, unless the task or the worker has ended before."""
         self.forget(about)
@@ -72,13 +80,17 @@ class Stopper:
     def _kill_if_only(self, task: Task, station: Station) -> None:
         """Kill a worker that did not let go of a stopped task, as soon as no others would be lost."""
         if station.sent.get(task.number) is task:
-            self._dealer.give_back(station.take_back())
             station.holds_on = True
-            self._dealer.leave_out(station)
-            if not station.retired:
-                station.retire()
+            self._let_go(station)
             self.kill_if_done(station)
             self._dealer.feed_all()
+
+    def _let_go(self, station: Station) -> None:
+        """A worker gets no more tasks, and what it has not taken is for others."""
+        self._dealer.give_back(station.take_back())
+        self._dealer.leave_out(station)
+        if not station.retired:
+            station.retire()
 
     def kill_if_done(self, station: Station) -> None:
         """Kill a worker that holds on to stopped tasks, and now has no others."""

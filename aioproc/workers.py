@@ -240,6 +240,9 @@ class Workers:
             self._staff.ready(station)
         elif kind == Kind.INITIALIZER_FAILED:
             self._staff.initializer_failed(station, message)
+        elif kind == Kind.LEAVING:
+            message.drop()
+            self._stopper.leaves(station, message.task)
 
     def _take_outcome(self, station: Station, message: Message) -> None:
         task: Task | None = station.finished(message.task)

@@ -17,6 +17,7 @@ from typing import Any
 import anyio
 
 import aioproc
+from aioproc._kernel.ledger import Ledger
 
 
 def square(number: int) -> int:
@@ -117,6 +118,52 @@ def announce_and_clean_up(started: str, cleaned: str) -> None:
         time.sleep(30)
     finally:
         Path(cleaned).touch()
+
+
+class _StopsAfter:
+    """A socket's view: tells that something was received, and waits before it gives that out."""
+
+    def __init__(self, view: Any, started: str) -> None:
+        self._view, self._started = view, started
+
+    def recvmsg(self, *limits: int) -> Any:
+        received = self._view.recvmsg(*limits)
+        announce_and_wait(self._started, os.devnull)
+        return received
+
+
+def wait_amid_acquire(shared: tuple[Any, Any], started: str) -> None:
+    """Wait when the token of a lock has been received and is not yet noted."""
+    lock, _ = shared
+    lock._tokens._back_view = _StopsAfter(lock._tokens._back_view, started)
+    lock.acquire()
+
+
+def wait_amid_put(shared: tuple[Any, Any], started: str) -> None:
+    """Wait when a place of a queue has been taken and nothing is in it."""
+    take_place = Ledger.take_place
+
+    def take_and_wait(ledger: Ledger) -> None:
+        take_place(ledger)
+        announce_and_wait(started, os.devnull)
+
+    vars(sys.modules[Ledger.__module__])["Ledger"].take_place = take_and_wait
+    shared[1].put(1)
+
+
+def acquire_and_wait(shared: tuple[Any, Any], started: str) -> None:
+    shared[0].acquire()
+    announce_and_wait(started, os.devnull)
+
+
+def wait_with_lock(shared: tuple[Any, Any], started: str) -> None:
+    with shared[0]:
+        announce_and_wait(started, os.devnull)
+
+
+def wait_for_item(shared: tuple[Any, Any], started: str) -> None:
+    Path(started).write_bytes(b"x")
+    shared[1].get()
 
 
 def touch(path: str) -> None:

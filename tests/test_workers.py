@@ -49,6 +49,13 @@ async def exists(path: Path) -> None:
             await anyio.sleep(0.005)
 
 
+async def asleep(pid: int | None) -> None:
+    """Until a process sleeps."""
+    with anyio.fail_after(10):
+        while psutil.Process(pid).status() != psutil.STATUS_SLEEPING:
+            await anyio.sleep(0.005)
+
+
 # Deaths
 
 
@@ -260,6 +267,38 @@ async def test_grace(pool: AsyncPool, pipe: Callable[[str], Path], tmp_path: Pat
     await exists(cleaned)
     assert await pool.map(tasks.square, range(4)) == [0, 1, 4, 9]
     assert pool.stats().restarts == 0
+
+
+@pytest.mark.parametrize("with_a_loop", [False, True])
+@pytest.mark.parametrize(
+    ("func", "ends"),
+    [
+        (tasks.wait_amid_acquire, True),
+        (tasks.wait_amid_put, True),
+        (tasks.acquire_and_wait, True),
+        (tasks.wait_with_lock, False),
+        (tasks.wait_for_item, False),
+    ],
+)
+async def test_grace_gives_back_what_is_shared(
+    pipe: Callable[[str], Path], func: Any, ends: bool, with_a_loop: bool
+) -> None:
+    """A worker ends if the interrupt may have left a lock or a place taken; no task is lost by that."""
+    started, lock, queue = pipe("started"), aioproc.Lock(), aioproc.Queue[int](1)
+    async with AsyncPool(1) as pool:
+        await pool.map(tasks.square_later if with_a_loop else tasks.square, range(50), 1)
+        result = pool.options(grace=10).submit(func, (lock.sync, queue.sync), str(started))
+        behind = [pool.submit(tasks.square, number) for number in range(20)]
+        await told(started)
+        await asleep(pool.stats().workers[0].pid)
+        result.cancel()
+        assert [await each for each in behind] == [n * n for n in range(20)]
+        assert pool.stats().restarts == ends
+        assert await lock.acquire(timeout=10)
+        await queue.put(2, timeout=10)
+        assert await queue.get() == 2
+        lock.release()
+    queue.close()
 
 
 # Who waits for whom

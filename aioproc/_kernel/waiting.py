@@ -429,11 +429,16 @@ def _asleep_blocking(attempt: Callable[[], T], handle: Handle, event: Event, dea
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             raise TimeoutError("not in time")
-        poll.poll(None if left is None else min(left, MOST_SECONDS) * 1000)
+        sleep_until_ready(poll, left)
         try:
             return attempt()
         except BlockingIOError:
             pass
+
+
+def sleep_until_ready(poll: select.poll, seconds: float | None) -> None:
+    """Sleep in this thread; who is interrupted in this very frame has nothing in hand (see midst.py)."""
+    poll.poll(None if seconds is None else min(seconds, MOST_SECONDS) * 1000)
 
 
 async def in_thread(work: Callable[[], object]) -> None:

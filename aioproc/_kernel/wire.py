@@ -44,6 +44,7 @@ class Kind:
     FAILED = 23
     STOPPED = 24
     ITEM = 25
+    LEAVING = 26  # the worker ends after this task, of which the outcome follows
 
     CANCEL = 30
     INTERRUPT = 31

@@ -19,6 +19,7 @@ from typing import Any
 
 from aioproc._kernel.channel import Channel, Crowded
 from aioproc._kernel.child import Child, listen_to_signals
+from aioproc._kernel.midst import in_our_midst, tokens_held
 from aioproc._kernel.outcome import raised
 from aioproc._kernel.parcel import pack
 from aioproc._kernel.post import Post
@@ -35,6 +36,7 @@ class Controls:
         self._home = home
         self.running = 0  # the task in the main thread that an interrupt may mean
         self.credits: dict[int, int] = {}
+        self.hit: bool | None = None  # whether it hit the running task in the midst of our own code
         self.cancel: Callable[[int], object] = lambda task: None
 
     def take(self) -> None:
@@ -59,7 +61,11 @@ class Controls:
 
     def interrupted(self, number: int, frame: FrameType | None) -> None:
         """The handler of SIGINT; without a message it was not for us."""
-        self.take_all()
+        try:
+            self.take_all()
+        except KeyboardInterrupt:
+            self.hit = in_our_midst(frame)
+            raise
 
 
 class Worker:
@@ -88,6 +94,8 @@ class Worker:
         self.initargs = initargs
         self.tasks_at_once = tasks_at_once
         self.loop = loop
+        self.leaving = False  # it ends, because of what an interrupt may have left half done
+        self._kept = 0  # tokens that the initializer took for good
 
     def born(self, child: Child) -> None:
         """Take the signals, and the channel home."""
@@ -117,6 +125,7 @@ class Worker:
         except BaseException as error:
             self.send(addressed(raised(error), Kind.INITIALIZER_FAILED, 0))
             return False
+        self._kept = tokens_held()
         self.send(signal_of(Kind.READY))
         return True
 
@@ -130,7 +139,7 @@ class Worker:
     def _serve(self) -> None:
         poll = select.poll()
         poll.register(self.inbox.handle.fileno(), select.POLLIN)
-        while True:
+        while not self.leaving:
             # A receipt that sleeps would save this call, but one that is killed in its sleep may take a task
             # with it; and an attempt that finds nothing costs more.
             poll.poll()
@@ -164,10 +173,19 @@ class Worker:
             raise
         except BaseException as error:
             outcome = call.failed(error)
+        if controls.hit is not None:
+            self._leave_if_hit(call)
         try:
             self.send(outcome)
         except Crowded as error:
             self.send(call.failed(error))
+
+    def _leave_if_hit(self, call: Call) -> None:
+        """End after this call if the interrupt may have left something taken; our end gives it back."""
+        hit, self.controls.hit = self.controls.hit, None
+        if hit or tokens_held() > self._kept:
+            self.leaving = True
+            self.send(signal_of(Kind.LEAVING, call.task))
 
     def _streamed(self, call: Call, generator: Generator[Any, None, Any]) -> None:
         self.controls.credits[call.task] = STREAM_AHEAD

@@ -53,7 +53,7 @@ class _Desk:
                 await self._start(first, calls)
                 helpers.start_soon(self._obey)  # not before a cancellation would find the first call
                 try:
-                    while True:
+                    while not self._worker.leaving:
                         await self._serve_one(calls)
                 except (EOFError, BrokenPipeError):
                     pass
