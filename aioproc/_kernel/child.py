@@ -289,10 +289,11 @@ class _NoStdin(io.TextIOWrapper):
 
 def _open_stdin(inherited: Handle | None) -> None:
     if inherited is None:
-        nothing = open(os.devnull, "rb")  # noqa: SIM115
+        nothing = os.open(os.devnull, os.O_RDONLY)
         if sys.stdin is not None:  # else the program was started without, and 0 is something else here
-            os.dup2(nothing.fileno(), 0)
-        sys.stdin = _NoStdin(nothing)
+            os.dup2(nothing, 0)
+        # It does not own its descriptor, so that nobody is warned of one that was not closed.
+        sys.stdin = _NoStdin(open(nothing, "rb", closefd=False))  # noqa: SIM115
     else:
         os.dup2(inherited.fileno(), 0)
         inherited.close()

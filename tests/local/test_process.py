@@ -791,6 +791,20 @@ async def test_input_in_a_child_says_what_to_do(ctx: Context) -> None:
     assert await ctx.Process(target=targets.read_null) == b""
 
 
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_child_warns_of_no_leak(method: str) -> None:
+    """In Python's development mode a child ends without a word, whatever stands for its standard input."""
+    program = f"""if True:
+        import aioproc
+        async def main():
+            print(await aioproc.get_context({method!r}).Process(target=abs, args=(-3,)))
+        aioproc.run(main)
+    """
+    command = [sys.executable, "-X", "dev", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
+
+
 async def test_inherited_input_can_be_read(ctx: Context) -> None:
     """With stdin="inherit" the child reads the parent's standard input."""
     reading, writing = os.pipe()
