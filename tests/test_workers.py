@@ -26,6 +26,7 @@ import sniffio
 import aioproc
 from aioproc import AsyncPool, AsyncResult, RemoteError, WorkerDied
 from tests import tasks
+from tests.local import process_targets
 
 pytestmark = pytest.mark.anyio
 
@@ -681,6 +682,22 @@ async def test_primitives_travel(pool: AsyncPool) -> None:
         assert locked.locked()
     for each in (queue, given):
         each.close()
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [
+        process_targets.raise_what_exits,
+        process_targets.raise_what_interrupts,
+        process_targets.raise_what_is_none,
+        process_targets.raise_what_is_fatal,
+    ],
+)
+async def test_exception_that_opens_as_something_else(pool: AsyncPool, fail: Any) -> None:
+    """It comes as text, and its worker lives on."""
+    with pytest.raises(RemoteError, match="OpensAs: as something else"):
+        await pool.apply(fail)
+    assert pool.stats().restarts == 0
 
 
 async def test_what_cannot_be_pickled(pool: AsyncPool) -> None:

@@ -25,10 +25,10 @@ def raised(error: BaseException) -> Packed:
     """An exception on its way home: itself where it can travel and do no harm there, else its text."""
     text = described(error)
     try:
-        if isinstance(error, Exception):  # a KeyboardInterrupt or a cancellation is not meant for who waits
-            pickle.loads(pickled(error))
+        # A KeyboardInterrupt or a cancellation is not meant for who waits, nor what opens as one.
+        if isinstance(error, Exception) and isinstance(pickle.loads(pickled(error)), Exception):
             return pack((_FAILURE, error, text))
-    except Exception:
+    except BaseException:  # its pickling and unpickling are the user's code
         pass
     return pack((_FAILURE_AS_TEXT, summary(error), text))
 

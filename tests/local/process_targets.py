@@ -66,6 +66,37 @@ class Unpicklable(Exception):
         self.lock = threading.Lock()
 
 
+class OpensAs(Exception):
+    """Pickled as the call of a function."""
+
+    def __init__(self, call: tuple[Any, ...]) -> None:
+        super().__init__("as something else")
+        self._call = call
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._call
+
+
+def raise_what_exits() -> NoReturn:
+    raise OpensAs((sys.exit, (3,)))
+
+
+def raise_what_interrupts() -> NoReturn:
+    raise OpensAs((_interrupt, ()))
+
+
+def _interrupt() -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def raise_what_is_none() -> NoReturn:
+    raise OpensAs((int, ("3",)))
+
+
+def raise_what_is_fatal() -> NoReturn:
+    raise OpensAs((Fatal, ()))
+
+
 def raise_stubborn() -> NoReturn:
     raise Stubborn("only", "here")
 

@@ -217,6 +217,10 @@ async def test_exception_is_printed_where_nobody_waits_for_it(method: str, capfd
     [
         (targets.raise_stubborn, "Stubborn: only"),
         (targets.raise_unpicklable, "Unpicklable: with a lock inside"),
+        (targets.raise_what_exits, "OpensAs: as something else"),
+        (targets.raise_what_interrupts, "OpensAs: as something else"),
+        (targets.raise_what_is_none, "OpensAs: as something else"),
+        (targets.raise_what_is_fatal, "OpensAs: as something else"),
     ],
 )
 async def test_exception_that_cannot_be_pickled_comes_as_text(target: Any, text: str) -> None:
