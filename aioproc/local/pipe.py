@@ -137,26 +137,11 @@ class Connection(_End):
         If a peer dies: Whole objects stay; a half-sent one is never seen.
         Cost: One system call when one is there, else one wake-up more.
         """
-        intake, handle = self._intake, self._receiving()
-        if spent():
-            await checkpoint()
-        wait = until
         try:
-            if not (intake.is_odd or handle.lines):
-                wait = until_later
-                try:
-                    return self._channel.fetch()  # the usual case, with nothing in between
-                except BlockingIOError:
-                    pass
-            return await self._told(wait(intake.fetch, handle))
+            return await self._receipt()
         except Unopened as packet:
-            arrival, failure = packet.arrival, packet.failure
-        if failure is not None:
-            try:
-                raise failure
-            finally:
-                del failure  # whose traceback knows this frame
-        return await intake.open_in_loop(arrival)
+            unopened = packet
+        return await self._opened(unopened)
 
     async def send_bytes(self, buffer: Any, offset: int = 0, size: int | None = None) -> None:
         """Send bytes as one message; see `send`."""
@@ -182,6 +167,29 @@ class Connection(_End):
             return await self._told(until(self._ready, self._receiving(), "read", timeout))
         except TimeoutError:
             return False
+
+    async def _receipt(self) -> Any:
+        """Receive an object, which may be `Unopened`: an EOFError is the end, and no object's own."""
+        intake, handle = self._intake, self._receiving()
+        if spent():
+            await checkpoint()
+        wait = until
+        if not (intake.is_odd or handle.lines):
+            wait = until_later
+            try:
+                return self._channel.fetch()  # the usual case, with nothing in between
+            except BlockingIOError:
+                pass
+        return await self._told(wait(intake.fetch, handle))
+
+    async def _opened(self, packet: Unopened) -> Any:
+        failure, packet.failure = packet.failure, None  # whose traceback will know who knows the packet
+        if failure is None:
+            return await self._intake.open_in_loop(packet.arrival)
+        try:
+            raise failure
+        finally:
+            del failure
 
     async def _send(self, packed: Packed) -> None:
         handle = self._check(self._writable, "read")
@@ -212,10 +220,15 @@ class Connection(_End):
     async def _items(self) -> AsyncIterator[Any]:
         while True:
             try:
-                item = await self.recv()
+                item = await self._receipt()
             except EOFError:
                 return
-            yield item
+            except Unopened as packet:
+                unopened = packet
+            else:
+                yield item
+                continue
+            yield await self._opened(unopened)
 
     async def __aenter__(self) -> Connection:
         return self
@@ -277,10 +290,10 @@ class SyncConnection(_End):
         """The objects until the other end is gone."""
         while True:
             try:
-                item = self.recv()
+                arrival = until_blocking(self._intake.take, self._receiving())
             except EOFError:
                 return
-            yield item
+            yield self._intake.open(arrival)
 
     def __enter__(self) -> SyncConnection:
         return self

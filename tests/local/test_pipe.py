@@ -63,6 +63,35 @@ async def test_the_end() -> None:
         await here.send(2)
 
 
+def no_more() -> None:
+    """What a packet of `Unreadable` is opened by."""
+    raise EOFError("the object is cut short")
+
+
+class Unreadable:
+    """Its unpickling raises EOFError."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return no_more, ()
+
+
+@pytest.mark.parametrize(("unreadable", "message"), [(True, "cut short"), (False, "Ran out of input")])
+async def test_an_end_of_file_within_an_object(unreadable: bool, message: str) -> None:
+    """Iteration ends with the other end alone: EOFError of an object, or of no bytes at all, comes out."""
+    here, there = Pipe()
+    for _ in range(2):
+        await (there.send(Unreadable()) if unreadable else there.send_bytes(b""))
+        await there.send("after")
+    there.close()
+    with pytest.raises(EOFError, match=message):
+        await anext(aiter(here))
+    assert await here.recv() == "after"
+    with pytest.raises(EOFError, match=message):
+        next(iter(here.sync))
+    assert [*here.sync] == ["after"]
+    assert [item async for item in here] == []
+
+
 @pytest.mark.parametrize("duplex", [True, False])
 async def test_the_end_of_one_who_had_not_read_all(duplex: bool) -> None:
     """It is the same end whether or not the other one had received all that was sent to it."""
