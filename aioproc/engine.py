@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from aioproc._kernel.background import Loop, Stop, Ticket, running_loop
+from aioproc._kernel.background import Audience, Loop, Stop, Ticket, running_loop
 from aioproc._kernel.wire import Call
 from aioproc.errors import queue_error
 from aioproc.orders import Item, PoolStats, Settings, WorkerStats, name_of
@@ -81,8 +81,8 @@ class Books:
         self._open: set[AsyncResult[Any]] = set()
         self._wholes: set[AsyncResult[Any]] = set()
         self._timers: dict[AsyncResult[Any], Stop] = {}
-        self._for_room: deque[Ticket] = deque()
-        self._for_end: list[Ticket] = []
+        self._for_room: OrderedDict[Ticket, None] = OrderedDict()
+        self._for_end = Audience()
         self._maps = 0  # that are awaited
         self.iterations: WeakSet[Any] = WeakSet()  # that must learn of a termination
         self._over = False  # the engine was told to end
@@ -223,23 +223,25 @@ class Books:
 
     async def room(self) -> None:
         """Wait until one more call may wait, in order of arrival."""
-        join = self._for_room.append
+        line, was_woken = self._for_room, False
         while not self.has_room():
             ticket = self.loop.ticket()
-            join(ticket)
-            join = self._for_room.appendleft  # who was woken too early is still the first
+            line[ticket] = None
+            if was_woken:  # too early: it is still the first
+                line.move_to_end(ticket, last=False)
             try:
                 await ticket
             except BaseException:
-                if ticket in self._for_room:
-                    self._for_room.remove(ticket)
+                if ticket in line:
+                    del line[ticket]
                 else:
                     self._wake_for_room()
                 raise
+            was_woken = True
 
     def _wake_for_room(self) -> None:
         if self._for_room and self.has_room():
-            self.loop.wake(self._for_room.popleft())
+            self.loop.wake(self._for_room.popitem(last=False)[0])
             self.loop.later(0, self._wake_for_room)  # who was woken may have no use for it
 
     # The end
@@ -255,9 +257,8 @@ class Books:
             if self.state == "closed" and not self._over and self._engine is not None:
                 self._engine.close()
             self._over = True
-            tickets, self._for_end = self._for_end, []
-            for ticket in tickets:
-                self.loop.wake(ticket)
+            if self._for_end:
+                self._for_end.tell(self.loop)
 
     def terminate(self) -> None:
         """Cancel everything and end the workers."""
@@ -276,9 +277,7 @@ class Books:
         if self.state == "open":
             raise ValueError("the pool is still open: close() or terminate() it before join()")
         while self._open or self._wholes or (self._maps and self.state == "closed"):
-            ticket = self.loop.ticket()
-            self._for_end.append(ticket)
-            await ticket
+            await self._for_end.news(self.loop)
         if self._engine is not None:
             await self._engine.join()
 

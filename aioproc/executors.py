@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import anyio
 
-from aioproc._kernel.background import Loop, Ticket, log
+from aioproc._kernel.background import Audience, Loop, log
 from aioproc._kernel.stuck import Watch
 from aioproc._kernel.there import Answer, call_there, stay_a_moment
 from aioproc._kernel.waiting import running_backend
@@ -60,7 +60,7 @@ class Executors:
         self._waiting: deque[_Task] = deque()
         self._running: set[_Task] = set()
         self._busy = 0  # what is under way in threads
-        self._for_end: list[Ticket] = []
+        self._for_end = Audience()
         self._watch: Watch | None = None
         self._closed = False
         self._limit: int | None = None
@@ -125,9 +125,7 @@ class Executors:
     async def join(self) -> None:
         """Wait until an executor of ours has shut down."""
         while self._busy:
-            ticket = self._loop.ticket()
-            self._for_end.append(ticket)
-            await ticket
+            await self._for_end.news(self._loop)
 
     def queued(self) -> int:
         """How many calls wait here."""
@@ -181,9 +179,7 @@ class Executors:
     async def _shut_down(self) -> None:
         with anyio.CancelScope(shield=True):
             while self._busy > 1:  # an executor that is being made
-                ticket = self._loop.ticket()
-                self._for_end.append(ticket)
-                await ticket
+                await self._for_end.news(self._loop)
             if self._executor is not None:
                 await anyio.to_thread.run_sync(self._executor.shutdown)
 
@@ -205,9 +201,7 @@ class Executors:
         self._busy -= 1
         if self._closed and self._busy == 0:
             self._stop_watching()
-        tickets, self._for_end = self._for_end, []
-        for ticket in tickets:
-            self._loop.wake(ticket)
+        self._for_end.tell(self._loop)
 
     def _stop_watching(self) -> None:
         watch, self._watch = self._watch, None

@@ -12,7 +12,7 @@ from weakref import WeakMethod, ref
 
 import anyio
 
-from aioproc._kernel.background import Stop, Ticket
+from aioproc._kernel.background import Audience, Stop, Ticket
 from aioproc._kernel.waiting import shielded
 from aioproc._kernel.wire import STREAM_AHEAD
 from aioproc.engine import Books
@@ -30,7 +30,7 @@ class _Iteration(Generic[T]):
     def __init__(self, books: Books) -> None:
         self._books = books
         self._loop = books.loop
-        self._tickets: list[Ticket] = []
+        self._audience = Audience()
 
     def __aiter__(self) -> Self:
         return self
@@ -48,16 +48,8 @@ class _Iteration(Generic[T]):
     def _leave(self) -> None:
         raise NotImplementedError
 
-    async def _news(self) -> None:
-        ticket = self._loop.ticket()
-        self._tickets.append(ticket)
-        await ticket
-
     def _tell(self, *_: object) -> None:
-        if self._tickets:
-            tickets, self._tickets = self._tickets, []
-            for ticket in tickets:
-                self._loop.wake(ticket)
+        self._audience.tell(self._loop)
 
 
 class Results(_Iteration[T]):
@@ -145,7 +137,7 @@ class Results(_Iteration[T]):
                 if not self._pending and self._input is None:
                     await self._books.room()
                 else:
-                    await self._news()
+                    await self._audience.news(self._loop)
             else:
                 failure, self._failure = self._failure, None
                 raise failure or StopAsyncIteration
@@ -311,7 +303,7 @@ class Stream(_Iteration[T]):
                 self._over = True
                 _opened(result)
             else:
-                await self._news()
+                await self._audience.news(self._loop)
         result = self._begun()
         value, failure = self._arrived.popleft()
         self._taken += 1

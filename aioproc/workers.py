@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError
 from functools import partial
 from typing import Any, Final
 
-from aioproc._kernel.background import Loop, Ticket
+from aioproc._kernel.background import Audience, Loop
 from aioproc._kernel.channel import Channel
 from aioproc._kernel.outcome import ending
 from aioproc._kernel.station import Station
@@ -68,7 +68,7 @@ class Workers:
         self._processes = processes
         self._shares = tasks_at_once > 1
         self._numbers = 0
-        self._for_end: list[Ticket] = []
+        self._for_end = Audience()
         self.name = "aioproc's own workers"
         self.capacity = processes * tasks_at_once
 
@@ -141,9 +141,7 @@ class Workers:
     async def join(self) -> None:
         """Wait until every worker has ended."""
         while self._stations or self._copies.count:
-            ticket = self._loop.ticket()
-            self._for_end.append(ticket)
-            await ticket
+            await self._for_end.news(self._loop)
 
     def queued(self) -> int:
         """How many calls no worker has in hand."""
@@ -220,9 +218,7 @@ class Workers:
     def left(self) -> None:
         """Wake who waits for the end, if this is it."""
         if not self._stations and not self._copies.count:
-            tickets, self._for_end = self._for_end, []
-            for ticket in tickets:
-                self._loop.wake(ticket)
+            self._for_end.tell(self._loop)
 
     # What workers say
 

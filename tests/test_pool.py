@@ -441,6 +441,74 @@ async def test_who_waits_for_room_learns_of_the_end(pipe: Callable[[str], Path],
     await pool.join()
 
 
+async def test_many_who_wait_for_room_are_cancelled(pipe: Callable[[str], Path]) -> None:
+    """Each leaves the line without a look at the others in it; the next in line is served next."""
+    waiting, served = pipe("waiting"), []
+
+    class Ticket:
+        compared = 0
+
+        def __init__(self, ticket: Any) -> None:
+            self.ticket = ticket
+
+        def __await__(self) -> Any:
+            return self.ticket.__await__()
+
+        def __eq__(self, other: object) -> bool:
+            Ticket.compared += 1
+            return self is other
+
+        def __hash__(self) -> int:
+            return id(self)
+
+    async with AsyncPool(1, max_pending=0) as pool:
+        running = pool.submit(tasks.wait_for, str(waiting))
+        loop = pool._books.loop
+        make, wake = loop.ticket, loop.wake
+        vars(loop)["ticket"] = lambda: Ticket(make())
+        vars(loop)["wake"] = lambda one: wake(one.ticket if isinstance(one, Ticket) else one)
+
+        async def one(number: int) -> None:
+            served.append(await pool.apply(tasks.square, (number,)))
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as rest:
+                async with anyio.create_task_group() as group:
+                    for kept in (50, 60):
+                        for number in range(kept):
+                            group.start_soon(one, number)
+                        await anyio.wait_all_tasks_blocked()
+                        rest.start_soon(one, kept)
+                        await anyio.wait_all_tasks_blocked()
+                    group.cancel_scope.cancel()
+                assert Ticket.compared < 100
+                await anyio.to_thread.run_sync(waiting.write_text, "go on")
+        await running
+    assert served == [2500, 3600]
+
+
+async def test_who_waits_and_is_cancelled_leaves_nothing(pipe: Callable[[str], Path]) -> None:
+    """Neither the wait for a result of an iteration, nor that for the end of the pool."""
+    waiting = pipe("waiting")
+    async with AsyncPool(1) as pool:
+        results = pool.imap(tasks.wait_for, [str(waiting)])
+        for wait in (results.__anext__, pool.join, pool._books.engine.join):
+            if wait == pool.join:
+                pool.close()
+            for _ in range(3):
+                with anyio.CancelScope() as scope:
+                    async with anyio.create_task_group() as group:
+                        group.start_soon(wait)
+                        await anyio.wait_all_tasks_blocked()
+                        scope.cancel()
+        engine: Any = pool._books.engine
+        assert not results._audience
+        assert not pool._books._for_end
+        assert not engine._for_end
+        await anyio.to_thread.run_sync(waiting.write_text, "go on")
+        assert await anext(results) == "go on"
+
+
 async def test_room_that_was_not_taken_goes_to_the_next(pipe: Callable[[str], Path]) -> None:
     """An empty input, one that is slow, and a call that is refused leave it to others."""
     waiting = pipe("waiting")

@@ -163,6 +163,34 @@ class _AsyncioLoop:
             pass
 
 
+class Audience:
+    """Tasks of one loop that wait for the same news, and are woken together."""
+
+    __slots__ = ("_tickets",)
+
+    def __init__(self) -> None:
+        self._tickets: dict[Ticket, None] = {}  # in order of arrival
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    async def news(self, loop: Loop) -> None:
+        """Wait until the next `tell`; who is cancelled leaves nothing behind."""
+        ticket = loop.ticket()
+        self._tickets[ticket] = None
+        try:
+            await ticket
+        finally:
+            self._tickets.pop(ticket, None)
+
+    def tell(self, loop: Loop) -> None:
+        """Wake all who wait now."""
+        if self._tickets:
+            tickets, self._tickets = self._tickets, {}
+            for ticket in tickets:
+                loop.wake(ticket)
+
+
 class _End:
     """What `loop.shutdown_asyncgens` takes for an async generator to be closed."""
 
