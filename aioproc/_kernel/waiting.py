@@ -95,7 +95,7 @@ class Line:
             return
         was_first = next(iter(places)) is place
         del places[place]
-        if was_first:
+        if was_first and not (self._loop and self._loop.is_closed()):
             turn = next(iter(places.values()))
             assert turn is not None
             turn.set()
@@ -143,9 +143,11 @@ class Line:
     def unregister(self) -> None:
         """Undo the registration, in the loop; who sleeps makes another attempt."""
         fd, self._fd = self._fd, -1  # at once: the number may soon be another descriptor's
-        if fd >= 0 and not self._loop.is_closed():
-            (self._loop.remove_reader if self._where[1][1] == "read" else self._loop.remove_writer)(fd)
         woken, self._woken = self._woken, None
+        if self._loop is None or self._loop.is_closed():  # who slept there runs no more
+            return
+        if fd >= 0:
+            (self._loop.remove_reader if self._where[1][1] == "read" else self._loop.remove_writer)(fd)
         if woken is not None and not woken.done():
             woken.set_result(None)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import math
 import multiprocessing
 import os
@@ -293,6 +295,22 @@ async def test_a_forked_child_does_not_touch_the_loop_of_its_parent(counter: Cou
             group.start_soon(until, counter.take, counter.handle)
             await anyio.wait_all_tasks_blocked()
             counter.give()
+
+
+def test_tasks_that_outlive_their_loop() -> None:
+    """Waits whose loop was closed under them are thrown away in silence."""
+    counter = Counter()
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # asyncio says that the task was pending
+    waits = [loop.create_task(until(counter.take, counter.handle)) for _ in range(3)]
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    del waits, counter
+    with pytest.MonkeyPatch.context() as patch:
+        ignored: list[Any] = []
+        patch.setattr(sys, "unraisablehook", ignored.append)
+        gc.collect()
+    assert not ignored
 
 
 async def test_a_thread_keeps_nothing_of_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
