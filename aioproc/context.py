@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import os
 from collections.abc import Awaitable, Callable
@@ -177,6 +178,7 @@ def run(
         use_uvloop: Whether asyncio runs on uvloop; None: when it is installed.
 
     Raises:
+        TypeError: ``main`` is no ``async def``, or is already called.
         BaseException: What ``main`` raises; Ctrl-C is a plain KeyboardInterrupt, also in groups.
         RuntimeError: This module is being imported by a child: what starts processes belongs under
             ``if __name__ == "__main__":``.
@@ -186,17 +188,39 @@ def run(
     from aioproc._kernel.child import refuse_while_importing_main
 
     refuse_while_importing_main()
+    start = _checked(main)
     options: dict[str, Any] = {}
     if backend == "asyncio":
         options["use_uvloop"] = _has_uvloop() if use_uvloop is None else use_uvloop
     try:
-        return anyio.run(main, *args, backend=backend, backend_options=options)
+        return anyio.run(start, *args, backend=backend, backend_options=options)
     except KeyboardInterrupt:
         raise KeyboardInterrupt from None  # without asyncio's CancelledError before it
     except BaseExceptionGroup as group:
         if group.split(KeyboardInterrupt)[1] is None:  # trio wraps it once per task group
             raise KeyboardInterrupt from None
         raise
+
+
+def _checked(main: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+    """The function; what is no ``async def`` may still return something to be awaited."""
+    given: Any = main
+    if inspect.iscoroutine(given):
+        given.close()  # which nobody will await
+        name = given.__name__
+        raise TypeError(f"run() takes the coroutine function itself: run({name}), not run({name}())")
+    if inspect.iscoroutinefunction(main):
+        return main
+    if not callable(main):
+        raise TypeError(f"main must be an async def, not {main!r}")
+
+    async def awaited(*args: object) -> T:
+        made = main(*args)
+        if not inspect.isawaitable(made):
+            raise TypeError(f"main must be an async def, not {main!r}")
+        return await made
+
+    return awaited
 
 
 def _has_uvloop() -> bool:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 from weakref import WeakSet
 
+from aioproc._kernel.arguments import not_callable
 from aioproc._kernel.background import Audience, Loop, Stop, Ticket, running_loop
 from aioproc._kernel.wire import Call
 from aioproc.errors import queue_error
@@ -154,7 +155,7 @@ class Books:
     def order(self, call: Call, settings: Settings, item: Item | None) -> Any:
         """What the engine is given for a call; TypeError or NotImplementedError when it cannot be done."""
         if not callable(call[0]):
-            raise TypeError(f"func must be callable, not {call[0]!r}")
+            not_callable("func", call[0], "apply({0}, (...)) or submit({0}, ...)")
         return self.engine.order(call, settings, item)
 
     def _stop_after(self, seconds: float, result: AsyncResult[Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, Self, TypeVar, overload
 
 import anyio
 from anyio.abc import TaskGroup
@@ -124,6 +124,9 @@ class ProcessGroup:
         if args or kwargs:
             raise TypeError("a Process has its arguments already; give it alone")
         return target
+
+    def __reduce__(self) -> NoReturn:
+        raise NotImplementedError("process groups cannot be passed between processes or pickled")
 
     def __repr__(self) -> str:
         alive = sum(not one._is_closed() and one.is_alive() for one in self._processes)

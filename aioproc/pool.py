@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, Self, TypeVar, cast, overload
 
-from aioproc._kernel.arguments import integer, seconds
+from aioproc._kernel.arguments import arguments, integer, keywords, not_callable, seconds
 from aioproc._kernel.chunks import run_chunk, run_chunk_async
 from aioproc._kernel.waiting import shielded
-from aioproc._kernel.wire import Call, is_asynchronous
+from aioproc._kernel.wire import Call, awaits_and_returns, is_asynchronous
 from aioproc.engine import Books, Engine
 from aioproc.iteration import Results, Stream
 from aioproc.orders import Item, PoolStats, Settings, name_of
-from aioproc.results import AsyncResult, Settled
+from aioproc.results import AsyncResult, Settled, not_to_be_pickled
 
 if TYPE_CHECKING:
     from aioproc._kernel.background import Loop, Stop
@@ -93,7 +92,7 @@ class AsyncPool:
         _plain(initializer=initializer)
         if context is not None and not hasattr(context, "get_start_method"):
             raise TypeError(f"context must be what get_context() returns, not {context!r}")
-        initargs = tuple(initargs)
+        initargs = arguments("initargs", initargs)
         if executor is None:
             count = processes or _cpus()
 
@@ -143,6 +142,7 @@ class AsyncPool:
             WorkerDied: Its worker died.
             TimeoutError: ``options(timeout=...)`` ran out; the call was stopped.
             ValueError: The pool is closed.
+            TypeError: ``func`` is not callable, ``args`` has no order or is a string, ``kwds`` no mapping.
 
         If cancelled: The call is stopped.
         If a peer dies: WorkerDied, for this call only; see ``options(retries=...)``.
@@ -150,9 +150,10 @@ class AsyncPool:
         """
         books = self._books
         books.check_open()
+        call = _call(func, args, kwds)
         if not books.has_room():
             await books.room()
-        return await books.take_on((func, tuple(args), dict(kwds)), self._settings)
+        return await books.take_on(call, self._settings)
 
     @overload
     def apply_async(
@@ -194,12 +195,12 @@ class AsyncPool:
 
         Raises:
             QueueFull: ``max_pending`` calls wait already.
-            TypeError: A callback is no plain function: nobody would await what it returns.
+            TypeError: As for `apply`; or a callback is no plain function: nobody would await what it returns.
             ValueError: The pool is closed.
         """
         self._books.need_room()
         _plain(callback=callback, error_callback=error_callback)
-        call = func, tuple(args), dict(kwds)
+        call = _call(func, args, kwds)
         return self._books.take_on(call, self._settings, callback=callback, error_callback=error_callback)
 
     @overload
@@ -332,6 +333,7 @@ class AsyncPool:
 
         Raises:
             ValueError: The pool is closed.
+            TypeError: ``func`` is an ``async def`` without ``yield``.
             NotImplementedError: The pool's executor cannot do this.
 
         If a peer dies: WorkerDied, after the items that came before.
@@ -340,6 +342,8 @@ class AsyncPool:
         books.check_open()
         call = func, args, kwargs
         books.order(call, settings, _nobody)  # an error now, if it cannot
+        if awaits_and_returns(func):
+            raise TypeError(f"func must be a generator function, one that yields, not {func!r}")
 
         def take_on(item: Item, settled: Settled) -> AsyncResult[Any]:
             return books.take_on(call, settings, name, settled=settled, item=item)
@@ -350,6 +354,8 @@ class AsyncPool:
         self, func: Callable[..., Any], iterable: Input[Any], chunksize: int, star: bool, ordered: bool
     ) -> Results[Any]:
         _at_least(1, chunksize=chunksize)
+        if not callable(func):
+            not_callable("func", func, "map({}, ...)")
         run: Callable[..., Any] = run_chunk_async if is_asynchronous(func) else run_chunk
         books, settings, name = self._books, self._settings, name_of(func, self._settings)
 
@@ -448,7 +454,8 @@ class AsyncPool:
         if timeout is not None:
             seconds("timeout", timeout)
         seconds("grace", grace)
-        view = copy.copy(self)
+        view = object.__new__(type(self))
+        vars(view).update(vars(self))
         view._settings = replace(self._settings, timeout=timeout, retries=retries, grace=grace, name=name)
         return view
 
@@ -498,12 +505,23 @@ class AsyncPool:
             self.terminate()
             await shielded(self.join)
 
+    def __reduce__(self) -> NoReturn:
+        not_to_be_pickled()
+
     def __repr__(self) -> str:
         figures = self.stats()
         return (
             f"<AsyncPool {self._books.state}, {len(figures.workers)} workers, "
             f"{figures.running} running, {figures.queued} queued>"
         )
+
+
+def _call(func: Callable[..., Any], args: Any, kwds: Any) -> Call:
+    return (
+        func,
+        args if type(args) is tuple else arguments("args", args),
+        dict(kwds) if type(kwds) is dict else keywords("kwds", kwds),
+    )
 
 
 def _nobody(value: Any, failure: BaseException | None) -> None:

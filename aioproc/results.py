@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import anyio
 
+from aioproc._kernel.arguments import patience
 from aioproc._kernel.background import Loop, Ticket, log
 
 __all__ = ["AsyncResult"]
@@ -152,12 +153,13 @@ class AsyncResult(Generic[T]):
         """
         if self.ready():
             return
+        limit = patience(timeout)
         ticket = self._new_ticket()
         try:
-            if timeout is None:
+            if limit is None:
                 await ticket
             else:
-                with anyio.move_on_after(timeout):
+                with anyio.move_on_after(limit):
                     await ticket
         finally:
             if ticket is self._ticket:
@@ -234,6 +236,9 @@ class AsyncResult(Generic[T]):
         except BaseException:  # also asyncio's CancelledError, of some future that the callback looks at
             log.exception("a callback of %r raised", self)
 
+    def __reduce__(self) -> NoReturn:
+        not_to_be_pickled()
+
     def __repr__(self) -> str:
         return f"<AsyncResult {self.name} {self._state()}>"
 
@@ -243,3 +248,8 @@ class AsyncResult(Generic[T]):
         if self._done:
             return "returned"
         return f"runs in {self.pid}" if self.started else "waits"
+
+
+def not_to_be_pickled() -> NoReturn:
+    """Refuse to pickle what belongs to one loop of one process, in multiprocessing's words."""
+    raise NotImplementedError("pool objects cannot be passed between processes or pickled")

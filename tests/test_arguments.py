@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
+import re
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from queue import Empty, Full
+from threading import BrokenBarrierError
+from types import MappingProxyType
 from typing import Any
 
+import anyio
 import pytest
 
 import aioproc
@@ -103,3 +111,203 @@ def test_seconds(timeout: Any) -> None:
     pool = aioproc.AsyncPool(1)
     with pytest.raises((TypeError, ValueError), match=f"timeout must be a number of seconds.*{timeout}"):
         pool.options(timeout=timeout)
+
+
+def waits_async(timeout: Any) -> dict[str, Callable[[], Any]]:
+    """Whatever waits in a loop, where it would have to."""
+    full, ends = aioproc.Queue[int](1), aioproc.Pipe()
+    full.put_nowait(1)
+    return {
+        "get": partial(aioproc.Queue[int]().get, timeout=timeout),
+        "get, bounded": partial(aioproc.Queue[int](1).get, timeout=timeout),
+        "put": partial(full.put, 2, timeout=timeout),
+        "joinable": partial(aioproc.JoinableQueue[int]().get, timeout=timeout),
+        "lock": partial(aioproc.Lock().acquire, timeout=timeout),
+        "rlock": partial(aioproc.RLock().acquire, timeout=timeout),
+        "semaphore": partial(aioproc.Semaphore(0).acquire, timeout=timeout),
+        "bounded": partial(aioproc.BoundedSemaphore(0).acquire, timeout=timeout),
+        "event": partial(aioproc.Event().wait, timeout),
+        "barrier": partial(aioproc.Barrier(2).wait, timeout),
+        "poll": partial(ends[0].poll, timeout),
+        "wait": partial(aioproc.wait, ends, timeout),
+    }
+
+
+def waits_sync(timeout: Any) -> dict[str, Callable[[], Any]]:
+    """The same of the twins."""
+    full, ends = aioproc.Queue[int](1).sync, aioproc.Pipe()
+    full.put(1)
+    return {
+        "get": partial(aioproc.Queue[int]().sync.get, timeout=timeout),
+        "put": partial(full.put, 2, timeout=timeout),
+        "lock": partial(aioproc.Lock().sync.acquire, timeout=timeout),
+        "rlock": partial(aioproc.RLock().sync.acquire, timeout=timeout),
+        "semaphore": partial(aioproc.Semaphore(0).sync.acquire, timeout=timeout),
+        "bounded": partial(aioproc.BoundedSemaphore(0).sync.acquire, timeout=timeout),
+        "event": partial(aioproc.Event().sync.wait, timeout),
+        "barrier": partial(aioproc.Barrier(2).sync.wait, timeout),
+        "poll": partial(ends[0].sync.poll, timeout),
+        "wait": partial(aioproc.wait.sync, ends, timeout),
+    }
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("timeout", ["1", float("nan"), [1]])
+async def test_no_time_limit(anyio_backend: Any, timeout: Any) -> None:
+    """What is no number of seconds is refused in the same words, whoever would wait."""
+    words = pytest.raises((TypeError, ValueError), match=r"^timeout must be a number of seconds")
+    for wait in waits_async(timeout).values():
+        with words:
+            await wait()
+    for wait in waits_sync(timeout).values():
+        with words:
+            wait()
+    condition = aioproc.Condition()
+    async with condition:
+        for wait in (condition.wait, partial(condition.wait_for, bool)):
+            with words:
+                await wait(timeout=timeout)
+    with condition.sync:
+        for wait in (condition.sync.wait, partial(condition.sync.wait_for, bool)):
+            with words:
+                wait(timeout=timeout)
+    with words:
+        aioproc.Barrier(2, timeout=timeout)
+
+
+@pytest.mark.anyio
+async def test_less_than_no_time(anyio_backend: Any) -> None:
+    """A time limit below zero is none to wait at all, and no error."""
+    for wait in waits_async(-1).values():
+        with suppress(aioproc.QueueEmpty, aioproc.QueueFull, BrokenBarrierError):
+            assert await wait() in (True, False, [])
+    for wait in waits_sync(-1).values():
+        with suppress(Empty, Full, BrokenBarrierError):
+            assert wait() in (True, False, [])
+
+
+@pytest.mark.anyio
+async def test_a_barrier_does_not_break_by_a_bad_limit(anyio_backend: Any) -> None:
+    """Who gives one has not arrived, so nobody counts on it."""
+    barrier = aioproc.Barrier(2)
+    async with anyio.create_task_group() as group:
+        group.start_soon(barrier.wait)
+        await anyio.wait_all_tasks_blocked()
+        for wait in (barrier.wait("1"), barrier.wait(float("nan"))):  # type: ignore[arg-type]
+            with pytest.raises((TypeError, ValueError)):
+                await wait
+        assert barrier.n_waiting == 1
+        await barrier.wait()
+
+
+@pytest.mark.anyio
+async def test_a_limit_for_a_result(anyio_backend: Any) -> None:
+    """The call goes on whatever the limit."""
+    async with aioproc.AsyncPool(1) as pool:
+        result = pool.submit(pow, 2, 3)
+        for wait in (result.get, result.wait):
+            for timeout in ("1", float("nan")):
+                with pytest.raises((TypeError, ValueError), match="timeout must be a number of seconds"):
+                    await wait(timeout)  # type: ignore[arg-type]
+        assert await result == 8
+
+
+@pytest.mark.anyio
+async def test_grace(anyio_backend: Any) -> None:
+    """Its own name is said."""
+    async with aioproc.Process(target=pow, args=(2, 3)) as process:
+        with pytest.raises(ValueError, match=r"^grace must be a number of seconds from 0, not -1$"):
+            await process.stop(-1)
+        with pytest.raises(TypeError, match=r"^grace must be a number of seconds, not '1'$"):
+            await process.stop("1")  # type: ignore[arg-type]
+
+
+def plain() -> int:
+    """No coroutine function."""
+    return 1
+
+
+async def asynchronous(number: int = 0) -> int:
+    """A coroutine function."""
+    return number
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_run(backend: Any) -> None:
+    """What it takes is a coroutine function, or what returns something to be awaited; not yet called."""
+    words = r"^run\(\) takes the coroutine function itself: run\(asynchronous\), not run\(asynchronous\(\)\)$"
+    with pytest.raises(TypeError, match=words):
+        aioproc.run(asynchronous(), backend=backend)  # type: ignore[arg-type]
+    for main in (plain, 5):
+        with pytest.raises(TypeError, match=r"^main must be an async def, not "):
+            aioproc.run(main, backend=backend)  # type: ignore[arg-type]
+    assert aioproc.run(partial(asynchronous, 2), backend=backend) == 2
+    assert aioproc.run(lambda: asynchronous(3), backend=backend) == 3
+
+
+@pytest.mark.anyio
+async def test_a_call_in_place_of_a_function(anyio_backend: Any) -> None:
+    """A coroutine is closed, and it is said how to write it."""
+    words = partial(pytest.raises, TypeError)
+    with words(match=r"not <coroutine .*\(write target=asynchronous, args=\(\.\.\.\)\)$"):
+        aioproc.Process(target=asynchronous(2))  # type: ignore[call-overload]
+    pool: Any = aioproc.AsyncPool(1)
+    for take in (pool.submit, pool.apply_async, pool.stream):
+        with words(match=r"^func must be callable, not .*\(write apply\(asynchronous, \(\.\.\.\)\) or "):
+            take(asynchronous(2))
+    with words(match=r"^func must be callable"):
+        await pool.apply(asynchronous(2))
+    for take in (pool.map, pool.starmap):
+        with words(match=r"\(write map\(asynchronous, \.\.\.\)\)$"):
+            await take(asynchronous(2), [1, 2])
+    with words(match=r"^func must be callable, not 5$"):
+        pool.imap(5, [1])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("args", [3, "ab", b"ab", None, {1, 2}])
+async def test_arguments_that_are_none(anyio_backend: Any, args: Any) -> None:
+    """A pool refuses them as a Process does, and nothing is started."""
+    words = partial(pytest.raises, TypeError)
+    pool: Any = aioproc.AsyncPool(1)
+    text = re.escape(f"args must be a tuple of arguments, not {args!r} (one is written args=(x,))")
+    with words(match=f"^{text}$"):
+        aioproc.Process(target=pow, args=args)
+    with words(match=f"^{text}$"):
+        await pool.apply(pow, args)
+    with words(match=f"^{text}$"):
+        pool.apply_async(pow, args)
+    with words(match=r"^initargs must be a tuple of arguments, not "):
+        aioproc.AsyncPool(1, print, args)
+    with words(match=r"^kwds must be a mapping, not "):
+        pool.apply_async(pow, (1, 2), args)
+    assert pool.stats().workers == ()
+
+
+@pytest.mark.anyio
+async def test_arguments_in_another_shape(anyio_backend: Any) -> None:
+    """Whatever has an order may stand for the tuple, and any mapping for the dict."""
+    async with aioproc.AsyncPool(1) as pool:
+        assert await pool.apply(pow, [2, 3]) == 8
+        assert await pool.apply(pow, iter((2, 3)), MappingProxyType({"mod": 5})) == 3
+
+
+@pytest.mark.anyio
+async def test_a_stream_of_a_coroutine_function(anyio_backend: Any) -> None:
+    """It yields nothing, and is told so before it is called."""
+    pool = aioproc.AsyncPool(1)
+    for func in (asynchronous, partial(asynchronous, 2)):
+        with pytest.raises(TypeError, match=r"^func must be a generator function, one that yields, not "):
+            pool.stream(func)
+    assert pool.stats().queued == 0
+
+
+@pytest.mark.anyio
+async def test_what_stays_in_its_process(anyio_backend: Any) -> None:
+    """A pool, its results and a group are not pickled, and say so as multiprocessing does."""
+    async with aioproc.AsyncPool(1) as pool, aioproc.ProcessGroup() as group:
+        for kept in (pool, pool.options(retries=1), pool.submit(pow, 2, 3), group):
+            with pytest.raises(NotImplementedError, match="cannot be passed between processes or pickled"):
+                pickle.dumps(kept)
+            with pytest.raises(NotImplementedError, match="cannot be passed between processes or pickled"):
+                await pool.apply(id, (kept,))

@@ -19,6 +19,7 @@ from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
+from aioproc._kernel.arguments import patience
 from aioproc._kernel.resuming import resumption
 
 if TYPE_CHECKING:
@@ -304,6 +305,7 @@ async def until(
 
     Raises:
         TimeoutError: It did not succeed within ``timeout`` seconds; it was tried at least once.
+        TypeError, ValueError: It did not succeed at once, and ``timeout`` is no number.
 
     If cancelled: The last attempt did not succeed, so nothing was taken.
     """
@@ -325,8 +327,8 @@ async def until_later(
     right_of: Callable[[], Right | None] = _needs_none,
 ) -> T:
     """As `until`, after an attempt that failed, or while other tasks wait for the handle."""
-    right = right_of()
-    if timeout is None and right is None and not handle.lines:
+    limit, right = patience(timeout), right_of()
+    if limit is None and right is None and not handle.lines:
         line = _line_of(handle, event)  # nobody waits before us, and an attempt has just failed
         place = object()
         line.enter(place)
@@ -343,11 +345,11 @@ async def until_later(
                     pass
         finally:
             _leave(handle, line, place)
-    if timeout is None:
+    if limit is None:
         return await _in_line(attempt, handle, event, right)
     import anyio
 
-    with anyio.move_on_after(timeout):
+    with anyio.move_on_after(limit):
         return await _in_line(attempt, handle, event, right)
     raise TimeoutError(f"not within {timeout} s")
 
@@ -409,11 +411,12 @@ def until_blocking_later(
     right_of: Callable[[], Right | None] = _needs_none,
 ) -> T:
     """As `until_blocking`, after an attempt that failed."""
-    deadline = None if timeout is None else time.monotonic() + timeout
+    limit = patience(timeout)
+    deadline = None if limit is None else time.monotonic() + limit
     right = right_of()
     if right is None:
         return _asleep_blocking(attempt, handle, event, deadline)
-    right.acquire_blocking(timeout)
+    right.acquire_blocking(limit)
     try:
         try:
             return attempt()

@@ -211,5 +211,12 @@ def is_asynchronous(func: Any) -> bool:
     return _is_async(func) or (not inspect.isroutine(func) and _is_async(type(func).__call__))
 
 
+def awaits_and_returns(func: Any) -> bool:
+    """Whether it is asynchronous, but no generator function."""
+    return inspect.iscoroutinefunction(func) or (
+        not inspect.isroutine(func) and inspect.iscoroutinefunction(type(func).__call__)
+    )
+
+
 def _is_async(func: Any) -> bool:
     return inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func)

@@ -8,7 +8,7 @@ from functools import partial
 from threading import BrokenBarrierError
 from typing import Any
 
-from aioproc._kernel.arguments import integer
+from aioproc._kernel.arguments import integer, patience
 from aioproc._kernel.round import BROKEN, GO, MemberDied, Round, Slot
 from aioproc._kernel.token import Tokens, tokens
 from aioproc._kernel.waiting import until, until_blocking, without_fail
@@ -45,7 +45,7 @@ class Barrier:
         _parts: tuple[Tokens, Slot] | None = None,
     ) -> None:
         self.parties = integer("parties", parties, 1)
-        self._action, self._timeout = action, timeout
+        self._action, self._timeout = action, patience(timeout)
         self._lock, self._slot = _parts or (tokens(), Slot())
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -74,6 +74,7 @@ class Barrier:
             before it arrives is not known here; that is what ``timeout`` is for.
         Cost: Some twenty system calls.
         """
+        limit = self._limit(timeout)  # while nobody counts on this one
         await self._lock.acquire()
         round_ = self._arrived()
         last = round_.index + 1 == self.parties
@@ -85,7 +86,7 @@ class Barrier:
                         await result
                     verdict = round_.give(GO)
                 else:
-                    verdict = await until(round_.attempt, round_.watch, timeout=self._limit(timeout))
+                    verdict = await until(round_.attempt, round_.watch, timeout=limit)
             except BaseException as failure:
                 verdict = await without_fail(self._lock.acquire, partial(self._given_up, round_))
                 if not _another(failure, last):
@@ -96,8 +97,7 @@ class Barrier:
         return round_.index
 
     def _limit(self, timeout: float | None) -> float | None:
-        limit = self._timeout if timeout is None else timeout
-        return limit if limit is None else max(0.0, limit)
+        return self._timeout if timeout is None else patience(timeout)
 
     def _arrived(self) -> Round:
         """Arrive, with the lock, which is released."""
@@ -177,6 +177,7 @@ class SyncBarrier:
     def wait(self, timeout: float | None = None) -> int:
         """Wait until all parties have arrived; see `Barrier.wait`."""
         barrier = self.aio
+        limit = barrier._limit(timeout)
         barrier._lock.acquire_blocking()
         round_ = barrier._arrived()
         last = round_.index + 1 == self.parties
@@ -186,7 +187,6 @@ class SyncBarrier:
                     _done(barrier._acted(round_))
                     verdict = round_.give(GO)
                 else:
-                    limit = barrier._limit(timeout)
                     verdict = until_blocking(round_.attempt, round_.watch, timeout=limit)
             except BaseException as failure:
                 barrier._lock.acquire_blocking()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
+from aioproc._kernel.arguments import patience
 from aioproc._kernel.notice import NoticePlace, Notices
 from aioproc._kernel.waiting import until, until_blocking, without_fail
 from aioproc.errors import NotOwner
@@ -87,10 +88,11 @@ class Condition(Entered):
             lock wakes everybody who waits.
         Cost: One wake-up, for the notification and the lock together.
         """
+        limit = patience(timeout)  # while it is held
         place, depth = self._let_go(self._notices.places.of_loop)
         notified = False
         try:
-            await until(place.attempt, place.watch, timeout=_not_negative(timeout))
+            await until(place.attempt, place.watch, timeout=limit)
             notified = True
         except TimeoutError:
             pass
@@ -121,7 +123,8 @@ class Condition(Entered):
         If a peer dies: As in `wait`.
         Cost: One wake-up a notification.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        limit = patience(timeout)
+        deadline = None if limit is None else time.monotonic() + limit
         while not (result := predicate()):
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
@@ -201,11 +204,11 @@ class SyncCondition(Twin):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Release the lock, wait to be notified, and take the lock again; see `Condition.wait`."""
-        condition = self.aio
+        condition, limit = self.aio, patience(timeout)
         place, depth = condition._let_go(condition._notices.places.of_thread)
         notified = False
         try:
-            until_blocking(place.attempt, place.watch, timeout=_not_negative(timeout))
+            until_blocking(place.attempt, place.watch, timeout=limit)
             notified = True
         except TimeoutError:
             pass
@@ -226,7 +229,8 @@ class SyncCondition(Twin):
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         """Wait until the predicate returns something true; see `Condition.wait_for`."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        limit = patience(timeout)
+        deadline = None if limit is None else time.monotonic() + limit
         while not (result := predicate()):
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
@@ -237,7 +241,3 @@ class SyncCondition(Twin):
 
 def _condition(lock: Lock | RLock, notices: Notices) -> Condition:
     return Condition(lock, _notices=notices)
-
-
-def _not_negative(timeout: float | None) -> float | None:
-    return timeout if timeout is None else max(0.0, timeout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from aioproc._kernel.arguments import patience
 from aioproc._kernel.counter import Flag
 from aioproc._kernel.waiting import checkpoint, spent, until_blocking, until_later
 
@@ -69,7 +70,7 @@ class Event:
         if self._flag.raised:
             return True
         try:
-            await until_later(self._flag.look, self._flag.handle, timeout=_not_negative(timeout))
+            await until_later(self._flag.look, self._flag.handle, timeout=patience(timeout))
         except TimeoutError:
             return False
         return True
@@ -94,14 +95,10 @@ class SyncEvent:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is set; see `Event.wait`."""
         try:
-            until_blocking(self._flag.look, self._flag.handle, timeout=_not_negative(timeout))
+            until_blocking(self._flag.look, self._flag.handle, timeout=patience(timeout))
         except TimeoutError:
             return False
         return True
 
     def __repr__(self) -> str:
         return repr(self.aio)
-
-
-def _not_negative(timeout: float | None) -> float | None:
-    return timeout if timeout is None else max(0.0, timeout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aioproc._kernel.arguments import patience
 from aioproc._kernel.token import Tokens
 from aioproc.local.entered import Entered, Twin
 
@@ -35,7 +36,7 @@ class Holding(Entered):
             death changes nothing.
         Cost: One system call when it is free, else one wake-up.
         """
-        if not block or (timeout is not None and timeout <= 0):
+        if not block or (timeout is not None and not patience(timeout)):
             return self._tokens.try_take()
         try:
             await self._tokens.acquire(timeout)
@@ -75,7 +76,7 @@ class SyncHolding(Twin):
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Take it; see the method of the same name of the async face."""
-        if not block or (timeout is not None and timeout <= 0):
+        if not block or (timeout is not None and not patience(timeout)):
             return self._tokens.try_take()
         try:
             self._tokens.acquire_blocking(timeout)

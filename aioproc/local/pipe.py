@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from aioproc._kernel.arguments import patience
 from aioproc._kernel.channel import Channel, Unopened, channel, length, opened_bytes, raw, sealed_in_loop
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.intake import Intake
@@ -363,7 +364,7 @@ class _Wait:
             return waiting.found()
         except BlockingIOError:
             pass
-        if timeout is not None and timeout <= 0:
+        if timeout is not None and not patience(timeout):
             return []
         from aioproc._kernel.gathering import until_one  # a plain child needs none of its imports
 
@@ -374,8 +375,8 @@ class _Wait:
 
     def sync(self, objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
         """The same for code that has no event loop."""
-        waiting = _Waiting(objects)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        waiting, limit = _Waiting(objects), patience(timeout)
+        deadline = None if limit is None else time.monotonic() + limit
         left = 0.0
         while True:
             try:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Set
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from multiprocessing import process
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, Self, TypeVar, cast, overload
 
-from aioproc._kernel.arguments import seconds
+from aioproc._kernel.arguments import arguments, keywords, not_callable, seconds
 from aioproc._kernel.channel import Channel, channel
 from aioproc._kernel.child import Child, Work, refuse_while_importing_main
 from aioproc._kernel.ending import Ending
@@ -107,11 +107,12 @@ class Process(Attributes, Generic[T]):
         daemon: bool | None = None,
         stdin: Literal["inherit"] | None = None,
     ) -> None:
-        _check_arguments(group, target, name, args, kwargs, stdin)
+        _check_arguments(group, target, name, stdin)
+        args, kwargs = arguments("args", args), keywords("kwargs", kwargs)
         super().__init__(name, daemon)
         self._target = target
-        self._args = tuple(args)
-        self._kwargs = dict(kwargs)
+        self._args = args
+        self._kwargs = kwargs
         self._stdin = stdin
         self._asked = False
 
@@ -239,10 +240,10 @@ class Process(Attributes, Generic[T]):
             await self._starting.ended()
         return await self.result()
 
-    def _joinable(self, timeout: float | None) -> Ending[T]:
+    def _joinable(self, timeout: float | None, name: str = "timeout") -> Ending[T]:
         self._child._check_closed()  # type: ignore[attr-defined]
         if timeout is not None:
-            seconds("timeout", timeout)
+            seconds(name, timeout)
         self._check_parent("can only join a child process")
         check(self._ending is not None, "can only join a started process")
         return cast("Ending[T]", self._ending)
@@ -269,9 +270,12 @@ class Process(Attributes, Generic[T]):
         Returns:
             Its exit code, -15 or what it ended with before, or -9 when it had to be killed.
 
+        Raises:
+            AssertionError, ValueError: As for `join`; ``grace`` is negative.
+
         If cancelled: It is killed at once.
         """
-        self._joinable(grace)
+        self._joinable(grace, "grace")
         self.terminate()
         try:
             await self.join(grace)
@@ -371,17 +375,11 @@ def current_process() -> Process[Any] | process.BaseProcess:
     return current if owner is None else owner
 
 
-def _check_arguments(
-    group: object, target: object, name: object, args: object, kwargs: object, stdin: object
-) -> None:
+def _check_arguments(group: object, target: object, name: object, stdin: object) -> None:
     check(group is None, "group argument must be None for now")
     if target is not None and not callable(target):
-        raise TypeError(f"target must be callable, not {target!r}")
+        not_callable("target", target, "target={}, args=(...)")
     check(name is None or isinstance(name, str), f"name must be a string, not {name!r}")
-    if isinstance(args, (str, bytes, Set, Mapping)) or not isinstance(args, Iterable):
-        raise TypeError(f"args must be a tuple of arguments, not {args!r} (one is written args=(x,))")
-    if not isinstance(kwargs, Mapping):
-        raise TypeError(f"kwargs must be a mapping, not {kwargs!r}")
     if stdin not in (None, "inherit"):
         raise ValueError(f"stdin must be None or 'inherit', not {stdin!r}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from aioproc._kernel.arguments import patience
 from aioproc._kernel.token import Tokens, tokens
 from aioproc._kernel.waiting import task_or_thread
 from aioproc.errors import NotOwner
@@ -56,7 +57,7 @@ class RLock(Entered):
         """
         if self._taken_again():
             return True
-        if not block or (timeout is not None and timeout <= 0):
+        if not block or (timeout is not None and not patience(timeout)):
             return self._tokens.try_take() and self._taken()
         try:
             await self._tokens.acquire(timeout)
@@ -121,7 +122,7 @@ class SyncRLock(Twin):
         lock, tokens = self.aio, self.aio._tokens
         if lock._taken_again():
             return True
-        if not block or (timeout is not None and timeout <= 0):
+        if not block or (timeout is not None and not patience(timeout)):
             return tokens.try_take() and lock._taken()
         try:
             tokens.acquire_blocking(timeout)

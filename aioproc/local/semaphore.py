@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from aioproc._kernel.arguments import integer
+from aioproc._kernel.arguments import integer, patience
 from aioproc._kernel.counter import Counter
 from aioproc._kernel.quiet import QuietTokens, quiet_tokens
 from aioproc._kernel.token import MOST_PIPES, Tokens, tokens
@@ -69,7 +69,7 @@ class Semaphore(Entered):
             await checkpoint()
         if self._take_now():
             return True
-        if not block or (timeout is not None and timeout <= 0):
+        if not block or (timeout is not None and not patience(timeout)):
             return False
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
@@ -132,7 +132,7 @@ class SyncSemaphore(Twin):
         """Take one; see `Semaphore.acquire`."""
         if self.aio._take_now():
             return True
-        if not block or (timeout is not None and timeout <= 0):
+        if not block or (timeout is not None and not patience(timeout)):
             return False
         deadline = None if timeout is None else time.monotonic() + timeout
         line, value = self.aio._line, self.aio._value
