@@ -237,6 +237,7 @@ class AsyncPool:
             func: A plain function or an ``async def``.
             iterable: An iterable or an async iterable; it must end.
             chunksize: Items in one message; None: a quarter of a worker's share, one for an ``async def``.
+                The time of ``options(timeout=...)`` is that of each chunk; see `options`.
 
         Raises:
             BaseException: The first exception, by the order of the items; what still waits is not started.
@@ -441,7 +442,9 @@ class AsyncPool:
         """The same pool, with these settings for the calls made through it.
 
         Args:
-            timeout: Seconds from the call on; then it is stopped and raises TimeoutError.
+            timeout: Seconds from the call on; then it is stopped and raises TimeoutError. Of `map` and its
+                kind this is each chunk, from when it is handed in, so with its wait for a worker: a limit
+                for each item takes ``chunksize=1``, one for the whole ``anyio.fail_after`` around it.
             retries: How often a call whose worker died is run again; a stream, only before its first item.
             grace: Seconds that a plain function has for its ``finally``, after a KeyboardInterrupt in it,
                 when it must be stopped; 0 kills its worker at once.
