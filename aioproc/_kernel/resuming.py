@@ -3,7 +3,9 @@
 `Future.set_result` only schedules that the task goes on: in the next turn, which polls all descriptors again.
 So a wake-up takes two turns of the loop. Here the future is done, and what its task has asked it to call is
 called at once, in the task's context, as the loop would do it. Only frames of this file lie under the task's.
-Not so in asyncio's debug mode, whose log of what has held up the loop names what the loop itself has called.
+Not so in asyncio's debug mode, whose log of what has held up the loop names what the loop itself has called;
+nor in a loop that may run inside of itself (nest_asyncio), where the first of several that are woken might
+wait for the others; nor where somebody else too has asked a future to be called.
 
 Source: CPython's asyncio/futures.py (``_callbacks``, each with its context), asyncio/tasks.py (``__wakeup``).
 """
@@ -18,7 +20,7 @@ Woken = Callable[[], Iterable[Any]]  # says which futures of asyncio are to be d
 
 def resumption(loop: Any) -> Callable[[Woken], None]:
     """What a loop of asyncio is to call, with a `Woken`, for tasks to go on."""
-    return _wake if loop.get_debug() else resume
+    return _wake if loop.get_debug() or getattr(loop, "_nest_patched", False) else resume
 
 
 def resume(woken: Woken) -> None:
@@ -41,12 +43,14 @@ def _wake(woken: Woken) -> None:
 
 
 def _let_go_on(future: Any) -> None:
-    callbacks = future._callbacks or ()
-    for callback, _ in callbacks:
-        future.remove_done_callback(callback)
+    callbacks = future._callbacks
+    if not callbacks or len(callbacks) > 1:
+        future.set_result(None)
+        return
+    ((callback, context),) = callbacks
+    future.remove_done_callback(callback)
     future.set_result(None)
-    for callback, context in callbacks:
-        context.run(callback, future)
+    context.run(callback, future)
 
 
 def wake_all(futures: Iterable[Any]) -> None:

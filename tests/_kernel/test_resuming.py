@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from asyncio.futures import _PyFuture  # type: ignore[attr-defined]
 from contextvars import ContextVar
 
 import pytest
@@ -16,8 +17,11 @@ WORD: ContextVar[str] = ContextVar("WORD", default="nobody's")
 LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 
 
+@pytest.mark.parametrize("kind", [asyncio.Future, _PyFuture])
 @LOOPS
-def test_it_goes_on_at_once_in_its_context(new_loop: type[asyncio.AbstractEventLoop]) -> None:
+def test_it_goes_on_at_once_in_its_context(
+    new_loop: type[asyncio.AbstractEventLoop], kind: type[asyncio.Future[None]]
+) -> None:
     """Before the call returns, as the current task, with its own context variables."""
     seen: list[object] = []
 
@@ -32,11 +36,64 @@ def test_it_goes_on_at_once_in_its_context(new_loop: type[asyncio.AbstractEventL
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         loop = runner.get_loop()
-        future = loop.create_future()
+        future = kind(loop=loop)
         task = loop.create_task(wait(future))
         loop.call_soon(wake_up)
         loop.run_until_complete(task)
     assert seen == ["its own", True, "nobody's"]
+
+
+@LOOPS
+def test_a_callback_that_raises_beside_the_task(new_loop: type[asyncio.AbstractEventLoop]) -> None:
+    """The loop reports it, and the task goes on."""
+    said: list[str] = []
+
+    def broken(future: asyncio.Future[None]) -> None:
+        raise ValueError("broken")
+
+    async def wait(future: asyncio.Future[None]) -> None:
+        future.add_done_callback(broken)
+        await future
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        loop = runner.get_loop()
+        loop.set_exception_handler(lambda _, context: said.append(repr(context["exception"])))
+        future = loop.create_future()
+        task = loop.create_task(wait(future))
+        loop.call_soon(resume, lambda: [future])
+        loop.run_until_complete(asyncio.wait_for(task, 10))
+    assert said == ["ValueError('broken')"]
+
+
+class Nested(asyncio.SelectorEventLoop):
+    """A loop as nest_asyncio leaves it, with futures that are not written in C."""
+
+    _nest_patched = True
+
+    def create_future(self) -> asyncio.Future[object]:
+        future: asyncio.Future[object] = _PyFuture(loop=self)
+        return future
+
+
+def test_in_a_loop_within_a_loop_all_are_woken_before_one_goes_on() -> None:
+    """The first may run the loop until the second is done."""
+
+    async def main() -> None:
+        here, there = aioproc.Pipe()
+
+        async def first() -> bool:
+            await aioproc.wait([here])
+            return bool(other.done() or other._fut_waiter.done())  # type: ignore[attr-defined]
+
+        one = asyncio.create_task(first())
+        other = asyncio.create_task(aioproc.wait([here]))
+        await asyncio.sleep(0)
+        await there.send(1)
+        assert await asyncio.wait_for(one, 10)
+        assert await asyncio.wait_for(other, 10) == [here]
+
+    with asyncio.Runner(loop_factory=Nested) as runner:
+        runner.run(main())
 
 
 @LOOPS
