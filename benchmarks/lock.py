@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, Final
@@ -55,6 +57,85 @@ class BareToken:
         for pair in self.pairs:
             for end in pair:
                 end.close()
+
+
+class BareLine:
+    """The system calls of our hand-over in their order, without a library: what outliving a death costs.
+
+    Who waits sends a ticket, with an end of its own socket and a receipt; who gives takes the oldest, and
+    sends the token there.
+    """
+
+    def __init__(self) -> None:
+        self.front, self.back = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.deaths, token = CONTEXT.Pipe(duplex=False)
+        self.front.sendmsg([b"t"], carrying(token.fileno()))
+        token.close()
+
+
+class Standing:
+    """One process in that line."""
+
+    def __init__(self, line: BareLine) -> None:
+        self.line = line
+        self.mine, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.lost, self.receipt = os.pipe()
+        self.posted = False
+        self.epoll = select.epoll()
+        for each in (self.mine, line.back):
+            self.epoll.register(each, select.EPOLLIN)
+        self.epoll.register(self.lost, select.EPOLLHUP | select.EPOLLET)
+        self.epoll.register(line.deaths, select.EPOLLHUP)
+
+    def take(self) -> int:
+        """The token, if it is free or once it is sent here."""
+        try:
+            return received(self.line.back, 1)[0]
+        except BlockingIOError:
+            pass
+        if not self.posted:
+            self.line.back.sendmsg([b"t"], carrying(self.theirs.fileno(), self.receipt), socket.MSG_DONTWAIT)
+            os.close(self.receipt)
+            self.posted = True
+        poll = select.poll()
+        poll.register(self.epoll, select.POLLIN)
+        while True:
+            poll.poll()
+            try:
+                token, self.receipt = received(self.mine, 2)
+            except BlockingIOError:
+                with suppress(BlockingIOError):  # it became free when the ticket was about to be sent
+                    return received(self.line.back, 1)[0]
+            else:
+                self.posted = False
+                return token
+
+    def give(self, token: int) -> None:
+        """Send it to the oldest ticket, if there is one."""
+        try:
+            end, receipt = received(self.line.front, 2)
+        except BlockingIOError:
+            self.line.front.sendmsg([b"t"], carrying(token), socket.MSG_DONTWAIT)
+        else:
+            owner = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, end)
+            owner.sendmsg([b"t"], carrying(token, receipt), socket.MSG_DONTWAIT)
+            owner.close()
+            os.close(receipt)
+        os.close(token)
+
+    def leave(self) -> None:
+        """Take what is still to come, and give it on."""
+        while self.posted:
+            self.give(self.take())
+
+
+def carrying(*fds: int) -> list[tuple[int, int, bytes]]:
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))]
+
+
+def received(end: socket.socket, count: int) -> tuple[int, ...]:
+    _, ancillary, _, _ = end.recvmsg(1, socket.CMSG_SPACE(4 * count), socket.MSG_DONTWAIT)
+    return struct.unpack(f"{count}i", ancillary[0][2])
 
 
 # Uncontended
@@ -190,6 +271,7 @@ def contended(record: Record) -> None:
         runs["aioproc twin"] = partial(turns, BLOCKING, take_turns, lambda: aioproc.Lock().sync, many)
         runs["multiprocessing, blocking"] = partial(turns, BLOCKING, take_turns, CONTEXT.Lock, many)
         runs["bare token"] = partial(turns, BLOCKING, pass_on, partial(bare_token, many), many)
+        runs["bare line"] = partial(turns, BLOCKING, stand_in_line, BareLine, many)
         for loop in LOOPS:
             make = partial(bare_token, many)
             runs[named("bare token, awaited", loop)] = partial(turns, loop, pass_on_awaited, make, many)
@@ -283,6 +365,17 @@ def pass_on(shared: tuple[BareToken, Any], each: int, go: Callable[[], None]) ->
             fd = token.take(number)
             section()
             token.give(number + 1, fd)
+
+
+def stand_in_line(line: BareLine, each: int, go: Callable[[], None]) -> None:
+    place = Standing(line)
+    for part in (WARM_UP_TURNS, each):
+        go()
+        for _ in range(part):
+            token = place.take()
+            section()
+            place.give(token)
+    place.leave()
 
 
 async def pass_on_awaited(shared: tuple[BareToken, Any], each: int, go: Callable[[], None]) -> None:

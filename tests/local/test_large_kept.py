@@ -106,7 +106,7 @@ def test_larger_ones_leave_half(
 def received(size: int) -> tuple[Array, Array, Array]:
     """An array, and two that were made of the same file."""
     sent = np.arange(size)
-    file, lengths = memory.stored([b"N."], [memoryview(sent).cast("B")])
+    file, lengths = memory.stored([b"N."], [sent.data.cast("B")])
     copies = [
         np.frombuffer(next(memory._buffers(file, lengths)), np.int64),
         np.frombuffer(next(memory._buffers(file, lengths)), np.int64),
