@@ -96,7 +96,7 @@ class Line:
             return
         was_first = next(iter(places)) is place
         del places[place]
-        if was_first and not (self._loop and self._loop.is_closed()):
+        if was_first and not self._loop_is_closed:
             turn = next(iter(places.values()))
             assert turn is not None
             turn.set()
@@ -145,7 +145,7 @@ class Line:
         """Undo the registration, in the loop; who sleeps makes another attempt."""
         fd, self._fd = self._fd, -1  # at once: the number may soon be another descriptor's
         woken, self._woken = self._woken, None
-        if self._loop is None or self._loop.is_closed():  # who slept there runs no more
+        if self._loop_is_closed:  # who slept there runs no more
             return
         if fd >= 0:
             (self._loop.remove_reader if self._where[1][1] == "read" else self._loop.remove_writer)(fd)
@@ -155,7 +155,11 @@ class Line:
     @property
     def is_gone(self) -> bool:
         """Whether its loop has ended, or was another process's."""
-        return self._pid != os.getpid() or (self._loop is not None and self._loop.is_closed())
+        return self._pid != os.getpid() or self._loop_is_closed
+
+    @property
+    def _loop_is_closed(self) -> bool:
+        return self._loop is not None and bool(self._loop.is_closed())
 
     def wake(self, fd: int, then: Callable[[], None] | None = None) -> bool:
         """Undo the registration and let the first make another attempt; False if it happens later.
@@ -327,8 +331,8 @@ async def until_later(
     right_of: Callable[[], Right | None] = _needs_none,
 ) -> T:
     """As `until`, after an attempt that failed, or while other tasks wait for the handle."""
-    limit, right = patience(timeout), right_of()
-    if limit is None and right is None and not handle.lines:
+    right = right_of()
+    if timeout is None and right is None and not handle.lines:
         line = _line_of(handle, event)  # nobody waits before us, and an attempt has just failed
         place = object()
         line.enter(place)
@@ -345,11 +349,11 @@ async def until_later(
                     pass
         finally:
             _leave(handle, line, place)
-    if limit is None:
+    if timeout is None:
         return await _in_line(attempt, handle, event, right)
     import anyio
 
-    with anyio.move_on_after(limit):
+    with anyio.move_on_after(patience(timeout)):
         return await _in_line(attempt, handle, event, right)
     raise TimeoutError(f"not within {timeout} s")
 

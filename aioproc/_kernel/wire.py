@@ -208,14 +208,17 @@ def is_asynchronous(func: Any) -> bool:
     """Whether a function needs an event loop: it, or the ``__call__`` of an object, is ``async def``."""
     if type(func) is FunctionType and not func.__dict__:
         return bool(func.__code__.co_flags & _ASYNC_FLAGS)
-    return _is_async(func) or (not inspect.isroutine(func) and _is_async(type(func).__call__))
+    return _is(_is_async, func)
 
 
 def awaits_and_returns(func: Any) -> bool:
     """Whether it is asynchronous, but no generator function."""
-    return inspect.iscoroutinefunction(func) or (
-        not inspect.isroutine(func) and inspect.iscoroutinefunction(type(func).__call__)
-    )
+    return _is(inspect.iscoroutinefunction, func)
+
+
+def _is(kind: Callable[[Any], bool], func: Any) -> bool:
+    """Whether a function, or the ``__call__`` of an object, is of a kind."""
+    return kind(func) or (not inspect.isroutine(func) and kind(type(func).__call__))
 
 
 def _is_async(func: Any) -> bool:
