@@ -353,11 +353,23 @@ class Store(Intake):
 
     def _close_rest(self) -> None:
         self.backlog.leave(self)
-        if self.tasks is None or not self.tasks.in_hand:  # those may still be done
-            self.ledger.close()
+        self._close_ledger()
         for listening in (self._getters, self._putters):
             if listening is not None:
                 listening.close()
+
+    def _close_ledger(self) -> None:
+        if self.tasks is None or not self.tasks.in_hand:  # else with the last that is done
+            self.ledger.close()
+
+    def task_done(self) -> None:
+        """One of the tasks in hand is done; also after `close`, as in the stdlib, while there are some."""
+        assert self.tasks is not None
+        if not self.tasks.in_hand:
+            self.check()
+        self.tasks.done()
+        if self.closed:
+            self.backlog.then(self._close_ledger)
 
     def __del__(self) -> None:
         """What was taken and came back is not forgotten: this process's next get from this queue has it."""

@@ -49,7 +49,7 @@ class JoinableQueue(Queue[T]):
         If a peer dies: Nothing; a task that this process never says is done is lost when it ends.
         Cost: Two system calls.
         """
-        _done(self._store)
+        self._store.task_done()
 
     async def join(self) -> None:
         """Wait until all tasks are done.
@@ -85,7 +85,7 @@ class SyncJoinableQueue(SyncQueue[T]):
 
     def task_done(self) -> None:
         """See `JoinableQueue.task_done`."""
-        _done(self._store)
+        self._store.task_done()
 
     def join(self) -> None:
         """See `JoinableQueue.join`."""
@@ -97,14 +97,6 @@ class SyncJoinableQueue(SyncQueue[T]):
             except Busy:
                 with self._store.ledger.entries() as (over, bell):
                     until_blocking(over, bell, "read")
-
-
-def _done(store: Store) -> None:
-    """Also after `close`, as in the stdlib, while this process has some in hand."""
-    assert store.tasks is not None
-    if not store.tasks.in_hand:
-        store.check()
-    store.tasks.done()
 
 
 def _tasks(store: Store) -> Tasks:

@@ -97,6 +97,10 @@ class QueueModel(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "queue"):
             self.queue.close()
+            while (
+                self.joinable and self.open
+            ):  # which is possible until none is left, and then closes the rest
+                self.done()
 
 
 QueueModel.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
