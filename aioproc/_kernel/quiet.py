@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 import select
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from socket import SocketType
 from typing import Any, Final
@@ -27,6 +29,7 @@ from aioproc._kernel.watch import READ
 
 ONE_EVENT: Final = READ | select.EPOLLONESHOT  # and inert after it, until it is armed again
 SHOWN: Final = b"q"
+ROOM: Final = 8  # loops that may, at one time, be about to watch a place whose counter is armed
 MOST_NUMBERS: Final = 2  # the counter's in those that armed a place: a parent has one, its children another
 
 
@@ -171,9 +174,27 @@ def _armed(descriptor: int, counter: int) -> bool:
         try:
             epoll.modify(counter, ONE_EVENT)
         except FileNotFoundError:
-            epoll.register(counter, ONE_EVENT)
+            with _with_room(epoll):
+                epoll.register(counter, ONE_EVENT)
     except OSError:
         return False
     finally:
         epoll.close()
     return True
+
+
+@contextmanager
+def _with_room(epoll: select.epoll) -> Iterator[None]:
+    """What is registered inside leaves room for loops that are still to watch this epoll descriptor.
+
+    One that has just begun to wait, or waits again, may not watch it yet. It would be refused then, for what
+    we did; libuv, which uvloop stands on, ends the process there.
+    """
+    loops = [select.epoll() for _ in range(ROOM)]
+    try:
+        for loop in loops:
+            loop.register(epoll.fileno(), READ)
+        yield
+    finally:
+        for loop in loops:
+            loop.close()

@@ -235,6 +235,25 @@ async def test_no_room_for_the_counter(anyio_backend: Any) -> None:
     assert semaphore.get_value() == 0
 
 
+@pytest.mark.anyio
+async def test_room_for_a_loop_that_comes_later(anyio_backend: Any) -> None:
+    """Who gives the turn to a place that no loop watches yet takes none of the room that it needs then."""
+    semaphore, wire = Semaphore(0), Wire()
+    head = Process(target=children.take, args=(semaphore.sync, wire, "head"))
+    await head.start()
+    while semaphore._line.free:
+        await anyio.sleep(0.001)
+    with select.epoll() as outer, watched_often(semaphore, outer):
+        place = semaphore._line._places.of_loop()  # its ticket stands in the line
+        semaphore.release()
+        assert await anyio.to_thread.run_sync(wire.hear, SECONDS) == "head"
+        assert entries(place.watch) == ENTRIES
+        with anyio.move_on_after(0.01):
+            await semaphore.acquire()
+        semaphore._line._places.leave(place)
+    await head.result()
+
+
 @contextmanager
 def watched_often(semaphore: Semaphore, outer: select.epoll) -> Iterator[None]:
     """As many loops as may watch its counter do."""

@@ -127,9 +127,9 @@ async def test_done_after_close() -> None:
     await queue.put("task")
     await queue.get()
     queue.close()
-    assert not queue._store.ledger.gate.closed
+    closed = [queue._store.ledger.gate.closed]
     queue.task_done()
-    assert queue._store.ledger.gate.closed
+    assert [*closed, queue._store.ledger.gate.closed] == [False, True]
     with anyio.fail_after(10):
         await other.join()
     with pytest.raises(ValueError, match="closed"):
