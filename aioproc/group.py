@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, Self, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
+from aioproc._kernel.arguments import seconds
 from aioproc.errors import ProcessDied
 from aioproc.local.process import Process
 
@@ -47,9 +48,7 @@ class ProcessGroup:
     _context: Any = None  # a Context's own class has it
 
     def __init__(self, grace: float = GRACE_SECONDS) -> None:
-        if not grace >= 0:
-            raise ValueError(f"grace must be a number of seconds from 0, not {grace!r}")
-        self._grace = grace
+        self._grace = seconds("grace", grace)
         self._tasks: TaskGroup | None = None
         self._processes: list[Process[Any]] = []
 

@@ -220,6 +220,8 @@ async def test_grace(anyio_backend: Any) -> None:
             await process.stop(-1)
         with pytest.raises(TypeError, match=r"^grace must be a number of seconds, not '1'$"):
             await process.stop("1")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^grace must be a number of seconds, not '1'$"):
+        aioproc.ProcessGroup(grace="1")  # type: ignore[arg-type]
 
 
 def plain() -> int:
@@ -300,6 +302,16 @@ async def test_a_stream_of_a_coroutine_function(anyio_backend: Any) -> None:
         with pytest.raises(TypeError, match=r"^func must be a generator function, one that yields, not "):
             pool.stream(func)
     assert pool.stats().queued == 0
+
+
+@pytest.mark.anyio
+async def test_a_stream_of_what_yields_nothing(anyio_backend: Any) -> None:
+    """What it returned, and what to call instead."""
+    async with aioproc.AsyncPool(1) as pool:
+        with pytest.raises(TypeError, match=r"returned 8, and stream\(\) takes .* apply\(\) takes this$"):
+            async for _ in pool.stream(pow, 2, 3):
+                pytest.fail("it yields nothing")
+        assert [item async for item in pool.stream(list, "ab")] == ["a", "b"]
 
 
 @pytest.mark.anyio

@@ -13,7 +13,7 @@ from __future__ import annotations
 import select
 import signal
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from types import CoroutineType, FrameType
 from typing import Any
 
@@ -187,10 +187,11 @@ class Worker:
             self.leaving = True
             self.send(signal_of(Kind.LEAVING, call.task))
 
-    def _streamed(self, call: Call, generator: Generator[Any, None, Any]) -> None:
+    def _streamed(self, call: Call, generator: Any) -> None:
+        items = call.items(generator)
         self.controls.credits[call.task] = STREAM_AHEAD
         try:
-            for item in generator:
+            for item in items:
                 if not self._may_send(call.task):
                     break
                 self.send(addressed(pack(item), Kind.ITEM, call.task))
@@ -240,6 +241,15 @@ class Call:
     def begin(self) -> Any:
         """Call the function."""
         return self.func(*self.args, **self.kwargs)
+
+    def items(self, value: Any) -> Iterator[Any]:
+        """What a stream's function returned, which is mostly a generator, item by item."""
+        try:
+            return iter(value)
+        except TypeError:
+            raise TypeError(
+                f"{self.func!r} returned {value!r}, and stream() takes one that yields; apply() takes this"
+            ) from None
 
     def ended(self, value: Any) -> Mail:
         """The message that it has ended with this value."""
