@@ -20,6 +20,7 @@ from aioproc._kernel.handle import Handle
 from aioproc._kernel.lifeline import die_with
 from aioproc._kernel.outcome import described, raised, returned
 from aioproc._kernel.parcel import Packed, pickled, unpack
+from aioproc._kernel.unshared import handle_only_here, keep_here
 from aioproc._kernel.waiting import found_in
 
 SIGNALS_THAT_UNWIND: Final = (signal.SIGTERM, signal.SIGINT)
@@ -193,7 +194,7 @@ def _die_by_signals() -> None:
 
 
 def _unwind_by_signals() -> None:
-    signal.signal(signal.SIGTERM, _unwind)
+    handle_only_here(signal.SIGTERM, _unwind)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -306,7 +307,7 @@ def _in_a_loop(work: Awaitable[Any], loop: tuple[str, dict[str, Any]]) -> Any:
 
     answer = _Answer()
     for number in SIGNALS_THAT_UNWIND:
-        signal.signal(number, answer.note)  # what comes before the loop listens, and after
+        handle_only_here(number, answer.note)  # what comes before the loop listens, and after
     backend, options = loop
     anyio.run(_cancelled_by_signals, work, answer, backend=backend, backend_options=options)
     _unwind_by_signals()
@@ -340,6 +341,7 @@ async def _cancelled_by_signals(work: Awaitable[Any], answer: _Answer) -> None:
 
     async def watch(*, task_status: Any) -> None:
         with anyio.open_signal_receiver(*SIGNALS_THAT_UNWIND) as signals:
+            keep_here(*SIGNALS_THAT_UNWIND)
             task_status.started()
             if answer.stopped_by is not None:
                 scope.cancel()

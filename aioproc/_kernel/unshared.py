@@ -1,9 +1,9 @@
 """Signals that this process handles in a way of its own, and what is forked here does not.
 
-A worker leaves SIGTERM and SIGINT to its pool. A process that a task forks, by whatever means, must end by
-them as any other does: the stdlib's `terminate` is a SIGTERM.
+A worker leaves SIGTERM and SIGINT to its pool, and a child unwinds by them. A process that is forked there,
+by whatever means, must end by them as any other does: the stdlib's `terminate` is a SIGTERM.
 
-Source: os.register_at_fork, pthread_sigmask(3).
+Source: os.register_at_fork, pthread_sigmask(3), signal.set_wakeup_fd.
 """
 
 from __future__ import annotations
@@ -21,10 +21,16 @@ _forking = threading.local()
 
 def handle_only_here(number: int, handler: Callable[[int, FrameType | None], object]) -> None:
     """Handle a signal; in a forked child it does again what it does in a new program."""
+    signal.signal(number, handler)
+    keep_here(number)
+
+
+def keep_here(*numbers: int) -> None:
+    """The same for signals that are handled already, by whatever handles them now."""
     if not _ours:  # else this process, or the one that it was forked from, has done it
         os.register_at_fork(before=_hold_back, after_in_parent=_let_come, after_in_child=_unhandle)
-    _ours[number] = handler
-    signal.signal(number, handler)
+    for number in numbers:
+        _ours[number] = signal.getsignal(number)
 
 
 def _hold_back() -> None:
@@ -37,6 +43,7 @@ def _let_come() -> None:
 
 
 def _unhandle() -> None:
+    signal.set_wakeup_fd(-1)  # by which a signal to us would be one to our parent's loop
     for number, handler in _ours.items():
         if signal.getsignal(number) is handler:  # else a task has set its own
             normal = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL

@@ -18,6 +18,7 @@ import anyio
 
 from aioproc import Process, ProcessGroup, current_process
 from aioproc._kernel.handle import Handle
+from tests import tasks
 from tests.until_signal import UntilSignal
 
 
@@ -286,3 +287,15 @@ class Poison:
 
     def __reduce__(self) -> Any:
         return plain_raise, (ValueError("poison"),)
+
+
+def plain_with_forks() -> list[Any]:
+    """How processes that the stdlib forks here end: one that is asked to, a busy pool's, and by a SIGINT."""
+    return [tasks.fork_and_terminate(), tasks.leave_a_busy_pool(), tasks.fork_and_interrupt()]
+
+
+async def async_with_forks() -> list[Any]:
+    ended = plain_with_forks()
+    for _ in range(5):  # in which the loop would hear of a signal to one of them
+        await anyio.lowlevel.checkpoint()
+    return ended

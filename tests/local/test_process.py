@@ -872,6 +872,13 @@ async def test_signal_to_a_child_never_stirs_the_parent(
     assert stirred == []
 
 
+@pytest.mark.parametrize("target", [targets.plain_with_forks, targets.async_with_forks])
+async def test_what_a_child_forks_hears_signals(ctx: Context, target: Any) -> None:
+    """A child unwinds by them; what the stdlib forks there ends by them, and the child goes on."""
+    async with ctx.Process(target=target) as process:
+        assert await process.result(timeout=30) == [-signal.SIGTERM, "left", 3]
+
+
 # Many
 
 
