@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import threading
+from bisect import insort
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeVar
+from itertools import count
+from operator import itemgetter
+from typing import Any, Final, TypeVar
 
 from aioproc._kernel.channel import Arrival, Channel, Unopened, heavy, opened
 from aioproc._kernel.forks import Private
 from aioproc._kernel.waiting import in_thread
 
 How = Callable[[Arrival], Any]
+Returned = tuple[int, Any, BaseException | None]  # its turn, and the item, or why there is none
+next_turn: Final[Callable[[], int]] = count().__next__
 T = TypeVar("T")
 
 
@@ -25,7 +30,7 @@ class Intake(Private):
     def __init__(self, reader: Channel) -> None:
         self.reader = reader
         self.is_odd = False
-        self._returned: deque[tuple[Any, BaseException | None]] = deque()
+        self._returned: deque[Returned] = deque()  # in the order in which they were taken
         super().__init__()
 
     @property
@@ -58,7 +63,7 @@ class Intake(Private):
     def open(self, arrival: Arrival | None, how: How = opened) -> Any:
         """The object that was taken; whatever it raises while it is unpickled."""
         if arrival is None:
-            item, failure = self._returned.popleft()
+            _, item, failure = self._returned.popleft()
             if failure is not None:
                 raise failure
             return item
@@ -83,21 +88,30 @@ class Intake(Private):
             raise opening.failure
         return opening.item
 
-    def give_back(self, item: Any, failure: BaseException | None = None) -> None:
-        """What could not be handed out: the next of this process to take gets it."""
-        self._returned.append((item, failure))
+    def give_back(self, item: Any, failure: BaseException | None = None, turn: int | None = None) -> None:
+        """What could not be handed out: the next of this process to take gets it.
+
+        Args:
+            turn: When it was taken, if not just now; see `next_turn`.
+        """
+        insort(self._returned, (next_turn() if turn is None else turn, item, failure), key=itemgetter(0))
         self.is_odd = True
+        self.came_back()
+
+    def came_back(self) -> None:
+        """Called when there is something that was taken and not handed out."""
 
     def give_back_all(self, items: list[Any]) -> None:
         """The same for several, which are the first again, in this order."""
-        self._returned.extendleft((item, None) for item in reversed(items))
+        self._returned.extendleft((-1, item, None) for item in reversed(items))
         self.is_odd = True
+        self.came_back()
         self.reader.handle.wake()
 
     @property
     def first_length(self) -> int:
         """How long the bytes are that came back first; 0 for what is no bytes."""
-        item = self._returned[0][0]
+        item = self._returned[0][1]
         return len(item) if isinstance(item, bytes) else 0
 
     def forget(self) -> None:
@@ -117,6 +131,7 @@ class _Opening:
         self._intake = intake
         self._arrival = arrival
         self._how = how
+        self._turn = next_turn()
         self._lock = threading.Lock()
         self._state = "new"
         self.item: Any = None
@@ -134,7 +149,7 @@ class _Opening:
             self.failure = failure
         with self._lock:
             if self._state == "left":
-                self._intake.give_back(self.item, self.failure)
+                self._intake.give_back(self.item, self.failure, self._turn)
             self._state = "done"
 
     def leave(self) -> None:
@@ -142,7 +157,8 @@ class _Opening:
         with self._lock:
             if self._state == "new":
                 self._intake.reader.keep(self._arrival)
+                self._intake.came_back()
             elif self._state == "done":
-                self._intake.give_back(self.item, self.failure)
+                self._intake.give_back(self.item, self.failure, self._turn)
             self._state = "left"
         self._intake.reader.handle.wake()

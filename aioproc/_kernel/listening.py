@@ -76,6 +76,4 @@ class Listening(Private):
             self._rights.users.discard(self)
             if self._rights.users:
                 return
-        self._rights.drop()
-        for handle in (self._rights.front, self._rights.back, *self._rights.pipes()):
-            handle.close()
+        self._rights.close()

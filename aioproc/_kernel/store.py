@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections import deque
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, Final
 
 from aioproc._kernel import channel as packets
@@ -14,10 +16,10 @@ from aioproc._kernel.backlog import backlog_of
 from aioproc._kernel.bell import Bell
 from aioproc._kernel.channel import Arrival, Channel, Crowded
 from aioproc._kernel.handle import Handle
-from aioproc._kernel.intake import Intake, T
+from aioproc._kernel.intake import Intake, Returned, T
 from aioproc._kernel.ledger import Ledger, Tally, reopened
 from aioproc._kernel.listening import Listening
-from aioproc._kernel.parcel import Packed
+from aioproc._kernel.parcel import Packed, pack
 from aioproc._kernel.tasks import Tasks
 from aioproc._kernel.waiting import Right
 from aioproc._kernel.watch import hung_up, readable
@@ -44,6 +46,7 @@ class Store(Intake):
         self._set_up(writer, reader, ledger, Listening(), putters)
 
     closed = True  # until it is set up
+    _at_end: Any = None  # what is done then
 
     def _set_up(
         self, writer: Channel, reader: Channel, ledger: Ledger, getters: Listening, putters: Listening | None
@@ -342,6 +345,8 @@ class Store(Intake):
         """No more is put or taken by this process; what it has put is still written."""
         if self.closed:
             return
+        if self.kept and not self._left_to_another():
+            self._put_back()
         self.closed = self._ending = self.is_odd = True
         self.is_plain = False
         if self.tasks is not None:
@@ -350,6 +355,25 @@ class Store(Intake):
             self._bell.close()
         self.reader.close()
         self.backlog.then(self._close_rest)
+
+    def came_back(self) -> None:
+        """What this process has taken and nobody here gets is not to end with it."""
+        if self._at_end is None:
+            from multiprocessing.util import Finalize
+
+            self._at_end = Finalize(None, _put_back, (weakref.ref(self),), exitpriority=11)
+
+    def _put_back(self) -> None:
+        """Put what came back to the end of the queue, for others; not what has no place there."""
+        if self._at_end is not None:
+            self._at_end.cancel()
+        for _ in range(0 if self.closed else self.kept):
+            try:
+                self.put(pack(self.open(self.take())), False)
+                if self.tasks is not None:
+                    self.tasks.done()  # as a task it is another one now
+            except Exception:  # it cannot be opened, or nobody is there to have it: it is lost
+                pass
 
     def _close_rest(self) -> None:
         self.backlog.leave(self)
@@ -373,21 +397,33 @@ class Store(Intake):
 
     def __del__(self) -> None:
         """What was taken and came back is not forgotten: this process's next get from this queue has it."""
-        if self.closed or not self.kept:
-            return
+        if self._at_end is not None:
+            self._at_end.cancel()
+        if not self.closed and self.kept and not self._left_to_another():
+            _left_behind[self.reader.handle.identity()] = self._returned, self.reader
+
+    def _left_to_another(self) -> bool:
+        """Leave what came back to another object of this process, if there is one."""
         for other in self.backlog.users:
             if other is not self and not other.closed:
                 other._inherit(self._returned, self.reader)
-                return
-        _left_behind[self.reader.handle.identity()] = self._returned, self.reader
+                self._returned = deque()
+                return True
+        return False
 
-    def _inherit(self, returned: deque[tuple[Any, BaseException | None]], reader: Channel) -> None:
-        self._returned += returned
+    def _inherit(self, returned: deque[Returned], reader: Channel) -> None:
+        self._returned = deque(sorted([*self._returned, *returned], key=itemgetter(0)))
         self.is_odd = self.is_odd or bool(returned)
         self.reader.inherit(reader)
 
 
-_left_behind: dict[tuple[int, int], tuple[deque[tuple[Any, BaseException | None]], Channel]] = {}
+def _put_back(reference: weakref.ref[Store]) -> None:
+    store = reference()
+    if store is not None:
+        store._put_back()
+
+
+_left_behind: dict[tuple[int, int], tuple[deque[Returned], Channel]] = {}
 os.register_at_fork(after_in_child=_left_behind.clear)
 
 

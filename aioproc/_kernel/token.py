@@ -67,7 +67,8 @@ class Tokens(Private):
         self.owner: object = None  # of a lock that its owner may take again
         self.depth = 0
         super().__init__()
-        _here[ends.identity()] = self
+        self._key = ends.identity()
+        _here[self._key] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arrived, (type(self), *self._shared)
@@ -285,6 +286,15 @@ class Tokens(Private):
             fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
             os.write(fd, DEATH)
             self._hand_over(fd, _TOKEN.pack(True, pipe))
+
+    def close(self) -> None:
+        """Close them in this process, where nobody waits for them; if they come again, those are others."""
+        with no_fork:
+            if _here.get(self._key) is self:
+                del _here[self._key]
+        self.drop()
+        for handle in (self.front, self.back, *self.pipes()):
+            handle.close()
 
 
 _here: weakref.WeakValueDictionary[tuple[int, int], Tokens] = weakref.WeakValueDictionary()

@@ -75,7 +75,7 @@ class Barrier:
         Cost: Some twenty system calls.
         """
         limit = self._limit(timeout)  # while nobody counts on this one
-        await self._lock.acquire()
+        await self._entered()
         round_ = self._arrived()
         last = round_.index + 1 == self.parties
         try:
@@ -96,6 +96,16 @@ class Barrier:
             round_.drop()
         return round_.index
 
+    async def _entered(self) -> None:
+        """Take the lock in order to arrive; who is cancelled before that will not be there either."""
+        try:
+            await self._lock.acquire()
+        except (Exception, GeneratorExit):
+            raise
+        except BaseException:  # cancelled
+            await without_fail(self._lock.acquire, self._broken)
+            raise
+
     def _limit(self, timeout: float | None) -> float | None:
         return self._timeout if timeout is None else patience(timeout)
 
@@ -107,6 +117,13 @@ class Barrier:
             if self._slot.broken:
                 raise BrokenBarrierError
             return self._slot.arrive(self.parties)
+        finally:
+            self._lock.release()
+
+    def _broken(self) -> None:
+        """Break the barrier, with the lock, which is released."""
+        try:
+            self._slot.break_()
         finally:
             self._lock.release()
 

@@ -410,4 +410,4 @@ def _state(store: Store) -> str:
 
 def _check_closed(store: Store) -> None:
     if not store.closed:
-        raise ValueError("close() comes first")
+        raise AssertionError("close() comes first")

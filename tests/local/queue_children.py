@@ -270,3 +270,21 @@ def take(queue: Any) -> Any:
 def say_done(queue: Any) -> None:
     """That one is done which this process took."""
     queue.task_done()
+
+
+def take_and_give_back(queue: Any, close: bool) -> None:
+    """As a get does that is cancelled while a thread opens what it took; then end, or close it first."""
+    queue._store.give_back(queue.get())
+    if close:
+        queue.close()
+
+
+_closed: list[Any] = []
+
+
+def send_on_and_close(queue: Any, way: Any) -> None:
+    """Send a queue on; keep it when it is closed."""
+    way.put(queue)
+    way.flush()
+    queue.close()
+    _closed.append(queue)

@@ -7,6 +7,7 @@ from threading import BrokenBarrierError
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import aioproc
@@ -149,6 +150,22 @@ async def test_cancelled_again_while_another_arrives(anyio_backend: Any) -> None
     await anyio.to_thread.run_sync(asyncio.run, main())
     assert barrier._lock.free
     assert barrier.broken
+
+
+@pytest.mark.anyio
+async def test_cancelled_on_the_way_in(anyio_backend: Any) -> None:
+    """Who is cancelled while it waits to be counted will not be there either."""
+    barrier = Barrier(2)
+    await barrier._lock.acquire()
+    async with anyio.create_task_group() as group:
+        group.start_soon(barrier.wait)
+        while not barrier._lock.waiting:
+            await anyio.lowlevel.checkpoint()
+        group.cancel_scope.cancel()
+        barrier._lock.release()
+    assert barrier.broken
+    with pytest.raises(BrokenBarrierError):
+        await barrier.wait()
 
 
 def test_no_descriptor_to_break_it_with() -> None:

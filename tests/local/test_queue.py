@@ -378,7 +378,7 @@ async def test_close() -> None:
     copy: Queue[Queue[int]] = Queue()
     await copy.put(queue)
     arrived = await copy.get()
-    with pytest.raises(ValueError, match="close"):
+    with pytest.raises(AssertionError, match="close"):
         await queue.join_thread()
     queue.close()
     queue.close()

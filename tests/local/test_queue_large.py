@@ -20,8 +20,9 @@ import pytest
 import aioproc
 from aioproc import Pipe, Queue
 from aioproc._kernel import backlog, bundle
-from aioproc._kernel.channel import Channel
+from aioproc._kernel.channel import Channel, opened
 from aioproc._kernel.handle import Handle
+from aioproc._kernel.intake import _Opening
 from tests.conftest import BACKENDS
 from tests.crash.killing import died, forked
 from tests.local import queue_children as children
@@ -126,6 +127,18 @@ def _pass() -> int:
     Gate.begun.set()
     assert Gate.opens.wait(20)
     return threading.get_ident()
+
+
+async def test_what_cancelled_gets_give_back_is_in_order() -> None:
+    """Whichever thread is ready first."""
+    queue = Queue[bytes]()
+    items = [bytes([number]) * 6_000_000 for number in range(3)]
+    await queue.put_many(items)
+    openings = [_Opening(queue._store, queue._store.take(), opened) for _ in items]  # type: ignore[arg-type]
+    for opening in (openings[2], openings[0], openings[1]):
+        opening.run()
+        opening.leave()
+    assert await queue.get_many(3) == items
 
 
 @pytest.mark.parametrize("maxsize", [0, 5])

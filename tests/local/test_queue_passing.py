@@ -104,6 +104,42 @@ async def test_what_came_back_is_there_when_the_queue_comes_again() -> None:
     assert await queue.get() == "second"
 
 
+@pytest.mark.parametrize("kind", [Queue, JoinableQueue])
+@pytest.mark.parametrize("end", ["return", "close"])
+async def test_what_came_back_and_its_process_ends(kind: Any, end: str) -> None:
+    """An item that a cancelled get gave back goes to the end of the queue then; it is nobody's loss."""
+    queue = kind()
+    await queue.put_many([b"x" * 200_000, "second"])
+    await aioproc.Process(target=children.take_and_give_back, args=(queue.sync, end == "close"))
+    assert await queue.get_many(3) == ["second", b"x" * 200_000]
+    if kind is JoinableQueue:
+        queue.task_done()
+        queue.task_done()
+        await queue.join()
+
+
+async def test_what_came_back_and_the_object_is_closed() -> None:
+    """Another object for the queue has it first, in this process."""
+    queue = Queue[str]()
+    other = await come_again(queue)
+    await queue.put("second")
+    queue._store.give_back("first")
+    queue.close()
+    assert [await other.get(), await other.get()] == ["first", "second"]
+
+
+async def test_closed_and_come_again() -> None:
+    """A process that keeps a queue which it has closed gets a new one when that comes again."""
+    queue, way = Queue[int](), Queue[Any]()
+    async with aioproc.AsyncPool(1) as pool:
+        for number in range(3):
+            await pool.apply(children.send_on_and_close, (queue.sync, way.sync))
+            with anyio.fail_after(30):
+                sent_on = await way.get()
+            sent_on.put(number)
+    assert await queue.get_many(3) == [0, 1, 2]
+
+
 async def test_tasks_are_in_the_hands_of_a_process() -> None:
     """A task may be done in a later call than it was taken in: nothing of the queue is left in between."""
     queue: JoinableQueue[str] = JoinableQueue()
