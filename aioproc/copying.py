@@ -24,18 +24,23 @@ class Copies:
 
     Attributes:
         count: How many are under way.
-        packing: How many of these are tasks that wait for it.
     """
 
     def __init__(self, loop: Loop, packed: Callable[[Task], None], ended: Callable[[], None]) -> None:
         self._loop = loop
         self._packed = packed
         self._ended = ended
-        self.count = self.packing = 0
+        self._packing = set[Task]()
+        self.count = 0
+
+    @property
+    def packing(self) -> int:
+        """How many tasks wait for it; not those that were stopped meanwhile."""
+        return sum(not task.result._done for task in self._packing)
 
     def pack(self, task: Task, letter: Letter) -> None:
         """Pack a task's arguments; what goes wrong comes out of its result."""
-        self.packing += 1
+        self._packing.add(task)
         self._begin(partial(self._pack, task, letter), f"pack {task.result.name}")
 
     def open(self, result: AsyncResult[Any], message: Message) -> None:
@@ -65,7 +70,7 @@ class Copies:
         except Exception as failure:
             task.result._raise(failure)
         finally:  # also when somebody cancels all tasks
-            self.packing -= 1
+            self._packing.discard(task)
             if not task.result._done:  # else it was cancelled meanwhile
                 self._packed(task)
 

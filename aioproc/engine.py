@@ -176,7 +176,7 @@ class Books:
         if self._timers and (stop := self._timers.pop(result, None)):
             stop()
         if self._for_room:
-            self._wake_for_room()
+            self.wake_for_room()
         if self.state != "open":
             self._close_if_done()
 
@@ -236,14 +236,15 @@ class Books:
                 if ticket in line:
                     del line[ticket]
                 else:
-                    self._wake_for_room()
+                    self.wake_for_room()
                 raise
             was_woken = True
 
-    def _wake_for_room(self) -> None:
+    def wake_for_room(self) -> None:
+        """Wake the first of those who wait for room, if there is some; it is followed by the next."""
         if self._for_room and self.has_room():
             self.loop.wake(self._for_room.popitem(last=False)[0])
-            self.loop.later(0, self._wake_for_room)  # who was woken may have no use for it
+            self.loop.later(0, self.wake_for_room)  # who was woken may have no use for it
 
     # The end
 

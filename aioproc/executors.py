@@ -10,15 +10,17 @@ import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
 import anyio
 
 from aioproc._kernel.background import Audience, Loop, log
+from aioproc._kernel.outcome import summary
 from aioproc._kernel.stuck import Watch
 from aioproc._kernel.there import Answer, call_there, stay_a_moment
-from aioproc._kernel.waiting import running_backend
+from aioproc._kernel.waiting import run_in_thread, running_backend
 from aioproc._kernel.wire import Call
 from aioproc.errors import RemoteError, RemoteTraceback, WorkerDied
 from aioproc.orders import Item, Settings, WorkerStats
@@ -48,10 +50,14 @@ class Executors:
     Args:
         executor: An executor, which stays its owner's to shut down; or a function that makes one, which is
             shut down with the pool and replaced when it breaks.
+        grown: Called when `capacity` may have.
     """
 
-    def __init__(self, loop: Loop, executor: Executor | Callable[[], Executor]) -> None:
+    def __init__(
+        self, loop: Loop, executor: Executor | Callable[[], Executor], grown: Callable[[], object]
+    ) -> None:
         self._loop = loop
+        self._grown = grown
         self._backend = running_backend()
         given = executor if isinstance(executor, Executor) else None
         self._factory = None if isinstance(executor, Executor) else executor
@@ -154,7 +160,7 @@ class Executors:
             return made
 
         try:
-            self._take_in(await anyio.to_thread.run_sync(make))
+            self._take_in(await run_in_thread(make, "executors"))
         except anyio.get_cancelled_exc_class():  # somebody cancels all tasks
             self._give_up(CancelledError(f"the start of {self.name} was cancelled"))
             raise
@@ -175,13 +181,14 @@ class Executors:
         self._watch = Watch(self._loop, executor, self._spawn)
         self._watch.look()
         self._feed()
+        self._grown()
 
     async def _shut_down(self) -> None:
         with anyio.CancelScope(shield=True):
             while self._busy > 1:  # an executor that is being made
                 await self._for_end.news(self._loop)
             if self._executor is not None:
-                await anyio.to_thread.run_sync(self._executor.shutdown)
+                await run_in_thread(self._executor.shutdown, "executors")
 
     def _spawn(self, work: Callable[[], Awaitable[None]], name: str) -> None:
         """Do work in the background that `join` waits for."""
@@ -214,7 +221,7 @@ class Executors:
         self._executor = None
         self._stop_watching()
         self.restarts += 1
-        self._spawn(partial(anyio.to_thread.run_sync, broken.shutdown), f"put away a broken {self.name}")
+        self._spawn(partial(run_in_thread, broken.shutdown, "executors"), f"put away a broken {self.name}")
         self._prepare(None)
 
     # Calls
@@ -277,6 +284,8 @@ class Executors:
             died = WorkerDied(f"a worker of {self.name} died: {failure}")
             died.__cause__ = failure
             return died
+        if not isinstance(failure, Exception):  # which would end the program, or a task, that waits
+            return RemoteError(summary(failure))
         return failure
 
 
@@ -301,9 +310,8 @@ def _starts_processes(executor: Executor) -> bool:
 def _start_all_workers(executor: Executor) -> None:
     # A ProcessPoolExecutor's worker that is started on demand is not watched until something else wakes
     # the manager thread: killed before that, its call hangs.
-    busy = [executor.submit(stay_a_moment, START_SECONDS) for _ in range(executor._max_workers)]  # type: ignore[attr-defined]
-    for each in busy:
-        try:
+    workers: int = executor._max_workers  # type: ignore[attr-defined]
+    with suppress(BrokenExecutor):  # each call will meet it
+        busy = [executor.submit(stay_a_moment, START_SECONDS) for _ in range(workers)]
+        for each in busy:
             each.result()
-        except BrokenExecutor:  # each call will meet it
-            pass

@@ -63,6 +63,7 @@ class Results(_Iteration[T]):
     """
 
     _feeding: Stop | None = None  # also of one that could not be made
+    _fed = False  # the input is being read, or closed
 
     def __init__(
         self,
@@ -184,7 +185,7 @@ class Results(_Iteration[T]):
         # Results are handed out while the input is slow, so somebody else waits for the input.
         if self._feeding is None:
             assert self._input is not None
-            feed = partial(_feed, ref(self), self._books, self._input, self._chunksize, self._name)
+            feed = partial(_feed, _told_by(self), self._books, self._input, self._chunksize, self._name)
             self._feeding = self._loop.spawn(feed, f"feed {self._name}")
         elif self._wants is not None and len(self._pending) < self._window:
             self._loop.wake(self._wants)
@@ -209,14 +210,25 @@ class Results(_Iteration[T]):
         """The pool was: what is left of the input will not be read, and who waits for it learns of that."""
         if not self._exhausted:
             self._fail(CancelledError(f"the pool was terminated before {self._name} had all its input"))
-            if self._feeding is not None:
-                self._feeding()
+            self._stop_feeding()
             self._tell()
+
+    def _stop_feeding(self) -> None:
+        """Read no more of the input, and have it closed."""
+        if self._feeding is not None:
+            self._feeding()
+        if self._input is not None and not self._fed:  # else who reads it closes it
+            self._fed = True
+            self._feeding = self._loop.spawn(
+                partial(_close, _told_by(self), self._input), f"close the input of {self._name}"
+            )
+
+    def _begins(self) -> None:
+        self._fed = True
 
     def _leave(self) -> None:
         self._exhausted = True
-        if self._feeding is not None:
-            self._feeding()
+        self._stop_feeding()
         for result in self._pending:
             if not result.started:
                 _let_go(result)
@@ -238,19 +250,22 @@ class Results(_Iteration[T]):
         return f"<Results of {self._name}: {len(self._pending)} on their way>"
 
 
-async def _feed(
-    results: Callable[[], Results[Any] | None],
-    books: Books,
-    source: AsyncIterator[Any],
-    chunksize: int,
-    name: str,
-) -> None:
-    """Read a slow input for results, which only their consumer keeps alive."""
+Tell = Callable[..., Any]  # calls a method of the results, if their consumer still has them
 
-    def tell(what: Callable[..., T], *args: Any) -> T | None:
-        found = results()
+
+def _told_by(results: Results[Any]) -> Tell:
+    reference = ref(results)
+
+    def tell(what: Callable[..., Any], *args: Any) -> Any:
+        found = reference()
         return None if found is None else what(found, *args)
 
+    return tell
+
+
+async def _feed(tell: Tell, books: Books, source: AsyncIterator[Any], chunksize: int, name: str) -> None:
+    """Read a slow input for results, which only their consumer keeps alive."""
+    tell(Results._begins)
     chunk: list[Any] = []
     try:
         while True:
@@ -265,15 +280,24 @@ async def _feed(
         if chunk:
             tell(Results._submit, chunk)
         tell(Results._all_was_read)
-    except Exception as failure:
-        tell(Results._all_was_read, failure)
+    except GeneratorExit:  # the loop has ended in the midst
+        raise
     except anyio.get_cancelled_exc_class():
         tell(Results._all_was_read, CancelledError(f"the input of {name} was cancelled"))
+    except BaseException as failure:  # whatever it is, it is the consumer's
+        tell(Results._all_was_read, failure)
+    await _close(tell, source)
+
+
+async def _close(tell: Tell, source: AsyncIterator[Any]) -> None:
+    """Close the input, and let the consumer know."""
     close, closing = getattr(source, "aclose", None), None
     try:
         if close is not None:
             await shielded(close)
-    except Exception as failure:
+    except (GeneratorExit, anyio.get_cancelled_exc_class()):
+        raise
+    except BaseException as failure:
         closing = failure
     finally:
         tell(Results._input_was_closed, closing)

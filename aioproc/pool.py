@@ -111,9 +111,9 @@ class AsyncPool:
             def make(loop: Loop) -> Engine:
                 from aioproc.executors import Executors
 
-                return Executors(loop, executor)
+                return Executors(loop, executor, books.wake_for_room)
 
-        self._books = Books(make, max_pending)
+        self._books = books = Books(make, max_pending)
         self._settings = Settings()
 
     # One call

@@ -474,3 +474,31 @@ def fork_and_interrupt() -> int:
         except KeyboardInterrupt:
             os._exit(3)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def own_name() -> str:
+    """What this process is called."""
+    return aioproc.current_process().name
+
+
+def begin_to_square(number: int) -> Any:
+    """A plain function that returns a coroutine."""
+    return square_later(number)
+
+
+class OpensAsSomethingElse(Exception):
+    def __reduce__(self) -> Any:
+        return KeyboardInterrupt, ("odd",)
+
+
+def raise_what_opens_as_something_else() -> None:
+    raise OpensAsSomethingElse("odd")
+
+
+class Interrupts:
+    def __reduce__(self) -> Any:
+        raise KeyboardInterrupt("while it is pickled")
+
+
+def return_what_interrupts() -> Interrupts:
+    return Interrupts()

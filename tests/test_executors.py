@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
-from aioproc import AsyncPool, AsyncResult, Queue, RemoteTraceback, WorkerDied
+from aioproc import AsyncPool, AsyncResult, Queue, RemoteError, RemoteTraceback, WorkerDied
 from aioproc._kernel import stuck, there
 from tests import tasks
 
@@ -191,6 +192,68 @@ async def test_a_death_breaks_an_instance() -> None:
                 assert isinstance(caught.value.__cause__, concurrent.futures.BrokenExecutor)
                 with pytest.raises(WorkerDied):
                     await pool.apply(tasks.square, (1,))
+
+
+async def test_broken_before_the_first_call() -> None:
+    """An instance raises WorkerDied, as one that breaks later; of a factory there is another."""
+
+    kept: list[Executor] = []  # the stdlib's cannot be collected just anywhere
+
+    def broken() -> ProcessPoolExecutor:
+        executor = processes()
+        kept.append(executor)
+        with pytest.raises(concurrent.futures.BrokenExecutor):
+            executor.submit(os._exit, 1).result()
+        return executor
+
+    async with AsyncPool(executor=await anyio.to_thread.run_sync(broken)) as pool:
+        for _ in range(2):
+            with pytest.raises(WorkerDied):
+                await pool.apply(abs, (-1,))
+    makers = iter((broken, processes))
+    async with AsyncPool(executor=lambda: next(makers)()) as pool:
+        assert await pool.options(retries=1).apply(abs, (-1,)) == 1
+    for executor in kept:
+        executor.shutdown()
+
+
+@pytest.mark.parametrize("chunksize", [1, 2])
+async def test_a_plain_function_that_returns_a_coroutine(executor: Executor, chunksize: int) -> None:
+    """It is awaited there, alone and in a chunk."""
+    async with AsyncPool(executor=executor) as pool:
+        assert await pool.map(tasks.begin_to_square, [1, 2, 3], chunksize) == [1, 4, 9]
+
+
+async def test_room_in_an_executor_that_turns_out_larger() -> None:
+    """Who waits for room before it is made goes on when it has more workers than there are CPUs."""
+    release, made = threading.Event(), threading.Event()
+    count = 2 * (os.cpu_count() or 1)
+
+    def make() -> ThreadPoolExecutor:
+        made.wait(30)
+        return ThreadPoolExecutor(count)
+
+    async with AsyncPool(executor=make, max_pending=0) as pool, anyio.create_task_group() as group:
+        for _ in range(count - 1):
+            group.start_soon(pool.apply, release.wait, (30,))
+        await anyio.lowlevel.checkpoint()
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as last:
+                last.start_soon(pool.apply, abs, (-1,))
+                await anyio.lowlevel.checkpoint()
+                made.set()
+        release.set()
+
+
+async def test_what_would_end_the_program() -> None:
+    """What opens as a KeyboardInterrupt, or is one, raised by pickling a result, comes as its text."""
+    executor = processes()
+    async with AsyncPool(executor=executor) as pool:
+        with pytest.raises(RemoteError, match="OpensAsSomethingElse: odd"):
+            await pool.apply(tasks.raise_what_opens_as_something_else)
+        with pytest.raises(RemoteError, match="KeyboardInterrupt: while it is pickled"):
+            await pool.apply(tasks.return_what_interrupts)
+    await anyio.to_thread.run_sync(executor.shutdown)
 
 
 async def test_many_calls_wait_for_an_instance_that_breaks() -> None:

@@ -305,6 +305,10 @@ async def test_a_call_that_raises_stop_async_iteration() -> None:
             [item async for item in pool.stream(tasks.stop_midway)]
 
 
+class _Outcome(BaseException):
+    """As pytest.fail and pytest.skip raise."""
+
+
 class _Input:
     """An async iterator that raises in ``__anext__`` and in ``aclose``."""
 
@@ -327,6 +331,7 @@ class _Input:
     [
         (_Input(asyncio.CancelledError()), concurrent.futures.CancelledError),
         (_Input(StopAsyncIteration(), OSError("cannot close")), OSError),
+        (_Input(_Outcome("neither an Exception nor a cancellation")), _Outcome),
     ],
 )
 async def test_input_whose_end_is_unusual(source: Any, kind: Any) -> None:
@@ -337,6 +342,59 @@ async def test_input_whose_end_is_unusual(source: Any, kind: Any) -> None:
         with anyio.fail_after(10), pytest.raises(kind):
             async for _ in pool.imap(tasks.square, source):
                 pass
+
+
+@pytest.mark.parametrize("end", ["aclose", "terminate"])
+async def test_input_that_was_begun_and_not_read(end: str) -> None:
+    """It is closed, though no result was ever asked for."""
+    closed = anyio.Event()
+
+    async def lines() -> AsyncIterator[int]:
+        try:
+            for number in range(10):
+                yield number
+        finally:
+            closed.set()
+
+    async with AsyncPool(1) as pool:
+        source = lines()
+        assert await anext(source) == 0
+        results = pool.imap(tasks.square, source)
+        await results.aclose() if end == "aclose" else pool.terminate()
+        with anyio.fail_after(10):
+            await closed.wait()
+
+
+async def test_threads_that_the_program_needs_itself() -> None:
+    """A pool goes on where all of anyio's threads wait for it, as those of a web framework may."""
+    threads = anyio.to_thread.current_default_thread_limiter()
+    usual, threads.total_tokens = threads.total_tokens, 1
+    try:
+        async with threads:
+            with anyio.fail_after(30):
+                async with AsyncPool(1) as pool:
+                    assert await pool.apply(len, (b"x" * 6_000_000,)) == 6_000_000
+                async with AsyncPool(executor=lambda: concurrent.futures.ThreadPoolExecutor(1)) as pool:
+                    assert await pool.apply(abs, (-1,)) == 1
+    finally:
+        threads.total_tokens = usual
+
+
+async def test_stopped_calls_are_not_counted() -> None:
+    """Also while their arguments are still being copied."""
+    async with AsyncPool(1) as pool:
+        results = [pool.submit(len, bytearray(20_000_000)) for _ in range(3)]
+        for result in results:
+            result.cancel()
+        assert pool.stats().queued == 0
+
+
+@pytest.mark.parametrize("chunksize", [1, 2])
+async def test_a_plain_function_that_returns_a_coroutine(chunksize: int) -> None:
+    """It is refused in the same words, alone and in a chunk."""
+    async with AsyncPool(1) as pool:
+        with pytest.raises(TypeError, match="returned a coroutine; give the pool the `async def` itself"):
+            await pool.map(tasks.begin_to_square, [1, 2], chunksize)
 
 
 async def test_length_of_results() -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from aioproc._kernel.background import running_loop
 from aioproc._kernel.child import Child
 from aioproc._kernel.launch import LAUNCHES, Launch
-from aioproc._kernel.waiting import loop_key, shielded
+from aioproc._kernel.waiting import limiter, loop_key, shielded
 
 STARTS_AT_ONCE: Final = 4  # more threads would only fight for the interpreter
 EXIT_GRACE_SECONDS: Final = 5.0
@@ -50,7 +50,7 @@ async def start(child: Child, method: str) -> None:
     _process._cleanup()
     launch = LAUNCHES[method](child)
     if method == "fork":
-        async with _limiter():  # other tasks run between two forks
+        async with limiter("starts", STARTS_AT_ONCE):  # other tasks run between two forks
             launch.launch()
     else:
         await _in_a_thread(launch)
@@ -75,7 +75,7 @@ async def _in_a_thread(launch: Launch) -> None:
     """
     run = _Run(launch)
     try:
-        async with _limiter():
+        async with limiter("starts", STARTS_AT_ONCE):
             threading.Thread(target=run.work, name=START_THREAD).start()
             await run.ended.wait()
         if run.failure is not None:
@@ -140,21 +140,6 @@ def _undo(launch: Launch) -> None:
     launch.close()
 
 
-def _limiter() -> Any:
-    import anyio
-    from anyio.lowlevel import RunVar
-
-    global _limiters
-    if _limiters is None:
-        _limiters = RunVar("aioproc starts")
-    limiter = _limiters.get(None)
-    if limiter is None:
-        limiter = anyio.CapacityLimiter(STARTS_AT_ONCE)
-        _limiters.set(limiter)
-    return limiter
-
-
-_limiters: Any = None
 _finalized_in: int | None = None
 
 

@@ -15,10 +15,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
-import anyio
-
 from aioproc._kernel.background import Loop, Stop
 from aioproc._kernel.handle import Handle
+from aioproc._kernel.waiting import run_in_thread
 
 Spawn = Callable[[Callable[[], Awaitable[None]], str], object]
 NOTICE_SECONDS: Final = 0.5  # after which an executor has noticed a death, if it ever will
@@ -65,8 +64,8 @@ class Watch:
 
     def _judge(self, pid: int) -> None:
         del self._stops[pid]
-        work = partial(anyio.to_thread.run_sync, partial(_break_if_stuck, pid, self._executor))
-        self._spawn(work, "look after an executor")
+        work = partial(_break_if_stuck, pid, self._executor)
+        self._spawn(partial(run_in_thread, work, "executors"), "look after an executor")
 
     def stop(self) -> None:
         """Watch no more."""

@@ -14,6 +14,8 @@ import traceback
 from functools import cache
 from typing import Any
 
+from aioproc._kernel.chunks import run_chunk
+
 Answer = tuple[int, float, bool, Any, str]  # pid, seconds, whether it returned, value or exception, traceback
 
 
@@ -22,12 +24,18 @@ def call_there(func: Any, args: Any, kwargs: Any, loop: tuple[str, dict[str, Any
     since = time.perf_counter()
     try:
         value = func(*args, **kwargs)
+        if func is run_chunk and any(map(inspect.iscoroutine, value)):
+            value = _each(value)
         if inspect.iscoroutine(value):
             value = _run(value, loop)
         return os.getpid(), time.perf_counter() - since, True, value, ""
     except BaseException as error:
         text = "".join(traceback.format_exception(error))
         return os.getpid(), time.perf_counter() - since, False, _portable(error), text
+
+
+async def _each(values: list[Any]) -> list[Any]:
+    return [await value if inspect.iscoroutine(value) else value for value in values]
 
 
 def stay_a_moment(seconds: float) -> None:
@@ -59,10 +67,9 @@ def _uvloop_loads() -> bool:
 
 def _portable(error: BaseException) -> BaseException | str:
     """See ``outcome.raised``, which this does without, as it runs in processes that are not ours."""
-    try:
-        if isinstance(error, Exception):  # others would end the program, or a task, that waits
-            pickle.loads(pickle.dumps(error))
+    try:  # others would end the program, or a task, that waits, and so would what opens as one
+        if isinstance(error, Exception) and isinstance(pickle.loads(pickle.dumps(error)), Exception):
             return error
-    except Exception:
+    except BaseException:  # its pickling and unpickling are the user's code
         pass
     return "".join(traceback.format_exception_only(error)).strip()

@@ -31,6 +31,7 @@ T = TypeVar("T")
 Event = Literal["read", "write"]
 
 MOST_SECONDS: Final = 2_000_000.0  # poll takes its milliseconds as an int
+THREADS: Final = 8  # that copy at one time: more would only fight for the memory
 BUDGET_OPERATIONS: Final = 128  # ready operations between two yields to the loop
 
 _POLL: Final[dict[Event, int]] = {"read": select.POLLIN, "write": select.POLLOUT}
@@ -450,14 +451,38 @@ def sleep_until_ready(poll: select.poll, seconds: float | None) -> None:
     poll.poll(None if seconds is None else min(seconds, MOST_SECONDS) * 1000)
 
 
+async def run_in_thread(work: Callable[[], T], purpose: str = "copies", most: int = THREADS) -> T:
+    """What a thread returns, one of a few that are for this purpose alone.
+
+    The program may have filled anyio's usual ones with what waits for just this.
+    """
+    import anyio
+
+    return await anyio.to_thread.run_sync(work, limiter=limiter(purpose, most))
+
+
+def limiter(purpose: str, most: int) -> Any:
+    """The running loop's CapacityLimiter for this purpose."""
+    import anyio
+    from anyio.lowlevel import RunVar
+
+    limiters = _limiters.setdefault(purpose, RunVar(f"aioproc {purpose}"))
+    found = limiters.get(None)
+    if found is None:
+        found = anyio.CapacityLimiter(most)
+        limiters.set(found)
+    return found
+
+
+_limiters: dict[str, Any] = {}
+
+
 async def in_thread(work: Callable[[], object]) -> None:
     """Let a thread do it, to the end, whatever is cancelled: for copies that would hold up the loop.
 
     Afterwards the thread has nothing of it, also if it has not yet come round to forgetting its last work:
     what is large is freed when its owner lets go of it.
     """
-    import anyio
-
     held, failed, running = [work], list[BaseException](), threading.Lock()
     del work
 
@@ -473,7 +498,7 @@ async def in_thread(work: Callable[[], object]) -> None:
         if failed:
             raise failed.pop()
 
-    await without_fail(lambda: anyio.to_thread.run_sync(run), outcome)
+    await without_fail(lambda: run_in_thread(run), outcome)
 
 
 def spawned(work: Callable[[], Coroutine[Any, Any, None]]) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 
 from aioproc._kernel.channel import Channel, Crowded
 from aioproc._kernel.child import Child, listen_to_signals
+from aioproc._kernel.chunks import run_chunk
 from aioproc._kernel.midst import in_our_midst, tokens_held
 from aioproc._kernel.outcome import raised
 from aioproc._kernel.parcel import pack
@@ -256,6 +257,11 @@ class Call:
         if type(value) is CoroutineType:
             value.close()
             raise TypeError(f"{self.func!r} returned a coroutine; give the pool the `async def` itself")
+        if self.func is run_chunk and any(type(one) is CoroutineType for one in value):
+            for one in value:
+                if type(one) is CoroutineType:
+                    one.close()
+            raise TypeError(f"{self.args[0]!r} returned a coroutine; give the pool the `async def` itself")
         if isinstance(value, Generator):
             raise TypeError(f"{self.func!r} is a generator: AsyncPool.stream() hands out what it yields")
         return addressed(pack(value), Kind.DONE, self.task, time.perf_counter() - self._since)
