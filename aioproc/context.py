@@ -144,9 +144,10 @@ def set_forkserver_preload(module_names: list[str]) -> None:
     from aioproc._kernel.forkserver import server
 
     given: Any = module_names
-    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+    names: list[Any] = [None] if isinstance(given, str) else list(given)
+    if not all(isinstance(name, str) for name in names):
         raise TypeError(f"module_names must be a list of strings, not {module_names!r}")
-    server.extra = list(module_names)
+    server.extra = names
 
 
 def cpu_count() -> int:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, Self, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from aioproc._kernel.arguments import seconds
 from aioproc.errors import ProcessDied
-from aioproc.local.process import Process
+from aioproc.local.process import Process, checked_grace
 
 if TYPE_CHECKING:
     from aioproc._kernel.ending import Ending
@@ -48,9 +47,10 @@ class ProcessGroup:
     _context: Any = None  # a Context's own class has it
 
     def __init__(self, grace: float = GRACE_SECONDS) -> None:
-        self._grace = seconds("grace", grace)
+        self._grace = checked_grace(grace)
         self._tasks: TaskGroup | None = None
-        self._processes: list[Process[Any]] = []
+        self._running = set[Process[Any]]()  # or ended, and not yet heard of
+        self._started = 0
 
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
@@ -100,7 +100,8 @@ class ProcessGroup:
             with anyio.CancelScope(shield=True):
                 await process.join()
             raise RuntimeError("the block of the ProcessGroup ended while the process was started")
-        self._processes.append(process)
+        self._started += 1
+        self._running.add(process)
         tasks.start_soon(self._watch, process, ending, name=f"watch {process.name}")
         return process
 
@@ -115,6 +116,7 @@ class ProcessGroup:
             if ending.exitcode() is None:
                 with anyio.CancelScope(shield=True):
                     await process.stop(self._grace)
+            self._running.discard(process)
 
     def _as_process(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Process[Any]:
         if not isinstance(target, Process):
@@ -128,5 +130,5 @@ class ProcessGroup:
         raise NotImplementedError("process groups cannot be passed between processes or pickled")
 
     def __repr__(self) -> str:
-        alive = sum(not one._is_closed() and one.is_alive() for one in self._processes)
-        return f"<ProcessGroup {alive} of {len(self._processes)} alive>"
+        alive = sum(not one._is_closed() and one.is_alive() for one in self._running)
+        return f"<ProcessGroup {alive} of {self._started} alive>"

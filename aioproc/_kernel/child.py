@@ -69,6 +69,7 @@ class Child(process.BaseProcess):
         owner: The object that users hold, there and in the child.
         quiet: Whether the child prints no exception, because somebody waits for it at home.
         deaf: Whether signals wait until its owner is born, which then calls `listen_to_signals`.
+        default_method: How processes are started there where nothing else is said; None for the usual way.
         ended_by: In the child: the signal that unwound it, by which it then dies.
     """
 
@@ -77,12 +78,13 @@ class Child(process.BaseProcess):
 
     def __init__(self, owner: Any, name: str | None, daemon: bool | None) -> None:
         super().__init__(name=name, daemon=daemon)
-        if name is None:
+        if not name:
             self.name = self.name.replace(type(self).__name__, type(owner).__name__, 1)
         self.owner = owner
         self.work: Work | bytes | None = None
         self.quiet = False
         self.deaf = False
+        self.default_method: str | None = None
         self.main: dict[str, Any] = {}
         self.home: Channel | None = None
         self.lifeline: Handle | None = None
@@ -127,6 +129,7 @@ class Child(process.BaseProcess):
             self.ended_by = signal.SIGTERM if isinstance(stopped, Unwinding) else signal.SIGINT
             for number in SIGNALS_THAT_UNWIND:  # a further one does not disturb what happens at exit
                 signal.signal(number, signal.SIG_IGN)
+            _leave_children()
             raise SystemExit from None
         if isinstance(outcome, SystemExit):
             raise outcome
@@ -244,8 +247,14 @@ def _unwinds_already() -> bool:
     return error is not None
 
 
+def _leave_children() -> None:
+    """Wait at exit for the daemons alone, which are ended; whom a signal ends waits for no others."""
+    children: set[Any] = process._children  # type: ignore[attr-defined]
+    children.difference_update([child for child in children if not child.daemon])
+
+
 def _die_by(number: int) -> None:
-    """End as the signal would have ended us, after what must happen at exit; children are not waited for."""
+    """End as the signal would have ended us, after what must happen at exit."""
     for one in SIGNALS_THAT_UNWIND:
         signal.signal(one, signal.SIG_DFL)
     try:
@@ -298,7 +307,9 @@ def _open_stdin(inherited: Handle | None) -> None:
     else:
         os.dup2(inherited.fileno(), 0)
         inherited.close()
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+        first: Any = sys.__stdin__  # by which Python decided how text is read here
+        encoding, errors = (None, None) if first is None else (first.encoding, first.errors)
+        sys.stdin = open(0, encoding=encoding, errors=errors, closefd=False)  # noqa: SIM115
 
 
 def _in_a_loop(work: Awaitable[Any], loop: tuple[str, dict[str, Any]]) -> Any:
@@ -306,10 +317,11 @@ def _in_a_loop(work: Awaitable[Any], loop: tuple[str, dict[str, Any]]) -> Any:
     import anyio
 
     answer = _Answer()
-    for number in SIGNALS_THAT_UNWIND:
+    heard = [number for number in SIGNALS_THAT_UNWIND if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in heard:
         handle_only_here(number, answer.note)  # what comes before the loop listens, and after
     backend, options = loop
-    anyio.run(_cancelled_by_signals, work, answer, backend=backend, backend_options=options)
+    anyio.run(_cancelled_by_signals, work, answer, heard, backend=backend, backend_options=options)
     _unwind_by_signals()
     return answer.open()
 
@@ -334,14 +346,14 @@ class _Answer:
         return self.value
 
 
-async def _cancelled_by_signals(work: Awaitable[Any], answer: _Answer) -> None:
+async def _cancelled_by_signals(work: Awaitable[Any], answer: _Answer, heard: list[signal.Signals]) -> None:
     import anyio
 
     scope = anyio.CancelScope()
 
     async def watch(*, task_status: Any) -> None:
-        with anyio.open_signal_receiver(*SIGNALS_THAT_UNWIND) as signals:
-            keep_here(*SIGNALS_THAT_UNWIND)
+        with anyio.open_signal_receiver(*heard) as signals:
+            keep_here(*heard)
             task_status.started()
             if answer.stopped_by is not None:
                 scope.cancel()

@@ -6,6 +6,7 @@ Source: multiprocessing/forkserver.py.
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -38,20 +39,22 @@ FOR_A_REQUEST: Final = 6  # descriptors: a connection, two pipes, and a pidfd in
 GONE: Final = (ConnectionError, FileNotFoundError, EOFError)  # what a connection to a killed server raises
 
 
-class Key:
-    """What a server asks for, from Python 3.14 on; its children have it once they have unpickled this."""
+class _WithKey:
+    """A letter to a child of the server, after which it knows what the server asks for from Python 3.14 on.
 
-    def __init__(self, value: bytes | None) -> None:
-        self._value = value
+    The stdlib tells a child where the server is, but not this: its own children each start another server.
+    """
+
+    def __init__(self, key: bytes, letter: bytes) -> None:
+        self._content = key, letter
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _with_key, (self._value,)
+        return _opened_with_key, self._content
 
 
-def _with_key(value: bytes | None) -> None:
-    # The stdlib tells a child where the server is, but not this: its own children each start another server.
-    if value is not None:
-        _stdlib_server._forkserver_authkey = value
+def _opened_with_key(key: bytes, letter: bytes) -> Any:
+    _stdlib_server._forkserver_authkey = key
+    return pickle.loads(letter)
 
 
 @contextmanager
@@ -114,9 +117,11 @@ class ForkServer(forkserver.ForkServer):
             self._forget(address, ended=not isinstance(failure, FileNotFoundError))
         return super().connect_to_new_process(fds)
 
-    def key(self) -> Key:
-        """What a child of the server needs in order to have it make processes too."""
-        return Key(self._forkserver_authkey)
+    def sealed(self, letter: bytes) -> bytes:
+        """A letter, with what a child of the server needs in order to have it make processes too."""
+        if self._forkserver_authkey is None:
+            return letter
+        return pickle.dumps(_WithKey(bytes(self._forkserver_authkey), letter))
 
     def _inherited(self) -> bool:
         """Whether there is a server of the parent's to use; a child of it adopts it."""

@@ -130,9 +130,12 @@ class _ForkLaunch(Launch):
                 forget_the_parents_loop()
                 signal.pthread_sigmask(signal.SIG_SETMASK, before.union(SIGNALS_THAT_UNWIND))
                 _be_the_child(child, reading)
+        except OSError:  # there are too many processes
+            os.close(writing)
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.close(reading)
+            os.close(reading)
         self.finalizer = _util.Finalize(self, _util.close_fds, (writing,))
         self._watch()
 
@@ -193,11 +196,11 @@ class _FreshLaunch(Launch):
             _context.set_spawning_popen(None)
         self._letter = letter.getvalue()
 
-    def _tell(self, writing: int, **more: object) -> None:
-        """Write what multiprocessing prepares the child with, and then the child."""
-        letter = io.BytesIO()
-        reduction.dump(self._preparation | more, letter)
-        _write(writing, letter.getvalue(), self._letter)
+    def _tell(self, writing: int, letter: bytes) -> None:
+        """Write what multiprocessing prepares a child with, so that it finds modules, and then the child."""
+        preparation = io.BytesIO()
+        reduction.dump(self._preparation, preparation)
+        _write(writing, preparation.getvalue(), letter)
 
 
 class _SpawnLaunch(_FreshLaunch):
@@ -227,7 +230,7 @@ class _SpawnLaunch(_FreshLaunch):
             os.close(reading)
         self.finalizer = _util.Finalize(self, _util.close_fds, (writing,))
         self._watch()
-        self._tell(writing)
+        self._tell(writing, self._letter)
 
 
 class _ForkServerLaunch(_FreshLaunch):
@@ -249,7 +252,7 @@ class _ForkServerLaunch(_FreshLaunch):
         self._status = self.ended
         self.finalizer = _util.Finalize(self, _util.close_fds, (writing,))
         try:
-            self._tell(writing, fork_server=server.key())
+            self._tell(writing, server.sealed(self._letter))
             self.pid = _forkserver.read_signed(status)
         except (OSError, EOFError) as failure:
             self.close()

@@ -13,7 +13,6 @@ from aioproc.errors import RemoteError, RemoteTraceback
 
 _VALUE: Final = 0
 _FAILURE: Final = 1
-_FAILURE_AS_TEXT: Final = 2
 
 
 def returned(value: object) -> Packed:
@@ -22,15 +21,16 @@ def returned(value: object) -> Packed:
 
 
 def raised(error: BaseException) -> Packed:
-    """An exception on its way home: itself where it can travel and do no harm there, else its text."""
-    text = described(error)
+    """An exception on its way home: its text, and itself where it can travel and do no harm there."""
+    itself = None
     try:
         # A KeyboardInterrupt or a cancellation is not meant for who waits, nor what opens as one.
-        if isinstance(error, Exception) and isinstance(pickle.loads(pickled(error)), Exception):
-            return pack((_FAILURE, error, text))
+        if isinstance(error, Exception):
+            apart = pickled(error)  # for who has not its class, and is left with the text
+            itself = apart if isinstance(pickle.loads(apart), Exception) else None
     except BaseException:  # its pickling and unpickling are the user's code
         pass
-    return pack((_FAILURE_AS_TEXT, summary(error), text))
+    return pack((_FAILURE, itself, summary(error), described(error)))
 
 
 def opened(message: tuple[Any, ...]) -> Any:
@@ -41,9 +41,19 @@ def opened(message: tuple[Any, ...]) -> Any:
     """
     if message[0] == _VALUE:
         return message[1]
-    _, what, text = message
-    error = what if message[0] == _FAILURE else RemoteError(what)
-    raise error from RemoteTraceback(text)
+    _, itself, words, text = message
+    raise _reopened(itself, words) from RemoteTraceback(text)
+
+
+def _reopened(itself: bytes | None, words: str) -> BaseException:
+    if itself is not None:
+        try:
+            error = pickle.loads(itself)
+            if isinstance(error, BaseException):
+                return error
+        except Exception:  # a module that only the other process could import
+            pass
+    return RemoteError(words)
 
 
 def described(error: BaseException) -> str:

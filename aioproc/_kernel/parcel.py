@@ -13,7 +13,7 @@ import reprlib
 import socket
 import sys
 from collections import ChainMap
-from collections.abc import Callable, Iterable, MutableSequence, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from functools import cache
 from multiprocessing.reduction import ForkingPickler
 from pickle import dumps
@@ -31,6 +31,7 @@ _STRINGS: Final = frozenset({str, bytes})
 _SHORT: Final = 1024  # of a string, in characters or bytes
 _LONG: Final = 32 * 1024  # bytes that are not copied; for fewer, a call with three pieces costs more
 _FEW: Final = 16
+_FROM_MEMO: Final = {"BINGET", "LONG_BINGET"}
 _EXTRA: Final[dict[type, Any]] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
 _REGISTERED: Final = copyreg.dispatch_table
 
@@ -164,7 +165,7 @@ class _Writer:
         try:
             self._dump(obj)
             if _Tables.main_is_out_of_reach:
-                _check_reach(filter(_is_frame, self._pieces))
+                _check_reach(self._pieces)
         except (pickle.PicklingError, AttributeError, TypeError) as failure:
             return _parcel_by_value(obj, failure)  # and this writer is dropped: its pickle is half written
         self._clear_memo()
@@ -258,10 +259,30 @@ def _by_value(
     return file.getvalue()
 
 
-def _check_reach(pieces: Iterable[bytes]) -> None:
+def _check_reach(pieces: Sequence[bytes]) -> None:
     """PicklingError for names of a main module that no child can import: a notebook's, or ``python -c``."""
-    if any(b"__main__" in piece for piece in pieces):
+    if any(b"__main__" in piece for piece in pieces if _is_frame(piece)) and _names_main(b"".join(pieces)):
         raise pickle.PicklingError("it names something of __main__, which no other process can import here")
+
+
+def _names_main(pickled: bytes) -> bool:
+    """Whether a pickle looks something up in the main module, and does not merely contain its name."""
+    import pickletools
+
+    recent: list[Any] = [None, None]  # the last two strings: a module's name, and a name in it
+    memo: list[Any] = []
+    pushed: Any = None
+    argument: Any
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name == "MEMOIZE":
+            memo.append(pushed)
+            continue
+        if opcode.name == "STACK_GLOBAL" and recent[0] == "__main__":
+            return True
+        pushed = memo[argument] if opcode.name in _FROM_MEMO else argument
+        if isinstance(pushed, str):
+            recent = [recent[1], pushed]
+    return False
 
 
 def _is_frame(piece: bytes) -> bool:

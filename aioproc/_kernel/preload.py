@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import spawn
@@ -51,7 +52,19 @@ def _import_main_if_told() -> None:
         import_main({key: value for key, value in preparation.items() if key in MAIN})
     except (Exception, SystemExit):  # each child tries again, and reports it home
         pass
+    os.register_at_fork(after_in_child=_draw_other_numbers)
     gc.freeze()  # what the children share is not copied because their collector looked at it
+
+
+def _draw_other_numbers() -> None:
+    """Let numpy draw in each child what no other draws, as in processes that import it themselves.
+
+    Where the main module has seeded it, each draws the same, as there. (Python's own generator sees to that.)
+    """
+    numpy: Any = sys.modules.get("numpy.random")
+    generator = getattr(numpy, "get_bit_generator", None)
+    if generator is not None and getattr(generator(), "seed_seq", None) is not None:
+        numpy.seed()
 
 
 _import_main_if_told()

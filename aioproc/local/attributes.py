@@ -33,7 +33,7 @@ class Attributes:
 
     def _is_copy(self) -> bool:
         """Whether it came by pickle, and not as the process that runs here."""
-        return "_default" in self.__dict__
+        return "_asked" in self.__dict__
 
     @property
     def _open_child(self) -> Child:
@@ -59,6 +59,7 @@ class Attributes:
     @daemon.setter
     def daemon(self, daemonic: bool) -> None:
         check(launch_of(self._open_child) is None, "process has already started")
+        check(getattr(self, "_starting", None) is None, "process is being started")
         self._child.daemon = daemonic
 
     @property

@@ -21,7 +21,7 @@ from aioproc._kernel.ending import Ending
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.lifeline import lifeline
 from aioproc._kernel.start import Starting, start
-from aioproc._kernel.waiting import running_backend, shielded
+from aioproc._kernel.waiting import running_backend, without_fail
 from aioproc.local.attributes import Attributes, check, launch_of
 
 __all__ = [
@@ -159,6 +159,7 @@ class Process(Attributes, Generic[T]):
         ours.handle.keep_from_forks()
         child.home = theirs
         child.quiet = quiet
+        child.default_method = _default_method()
         try:
             if bound or child.daemon:
                 child.lifeline_of_parent, child.lifeline = lifeline()
@@ -175,7 +176,7 @@ class Process(Attributes, Generic[T]):
     def _how(self) -> str:
         from aioproc.context import get_start_method
 
-        return self._method or get_start_method()
+        return type(self)._method or get_start_method()
 
     def _check_startable(self, child: Child) -> None:
         child._check_closed()  # type: ignore[attr-defined]
@@ -234,10 +235,13 @@ class Process(Attributes, Generic[T]):
         return self._start_and_wait().__await__()
 
     async def _start_and_wait(self) -> T:
-        if self._starting is None:
+        starting = self._starting
+        if starting is None:
             await self._start(quiet=True, bound=False)
         else:
-            await self._starting.ended()
+            await starting.ended()
+            if self._starting is not starting:  # who had begun it was cancelled, or failed
+                return await self._start_and_wait()
         return await self.result()
 
     def _joinable(self, timeout: float | None, name: str = "timeout") -> Ending[T]:
@@ -260,7 +264,7 @@ class Process(Attributes, Generic[T]):
                 await self.join()
         finally:
             if not self._is_closed() and self._child.exitcode is None:
-                await shielded(self.stop)
+                await without_fail(self.stop, _nothing)
 
     # Ending it
 
@@ -282,7 +286,7 @@ class Process(Attributes, Generic[T]):
         finally:
             if self._child.exitcode is None:
                 self.kill()
-                await shielded(self.join)
+                await without_fail(self.join, _nothing)
         return cast("int", self._child.exitcode)
 
     def terminate(self) -> None:
@@ -326,19 +330,20 @@ class Process(Attributes, Generic[T]):
 
     # In the child
 
-    def __getstate__(self) -> dict[str, Any]:
-        gone = ("_Attributes__child", "_ending", "_starting")
-        return {key: value for key, value in self.__dict__.items() if key not in gone} | {
-            "_default": _default_method()
-        }
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """As Python does it, or a subclass, without what belongs to the process that made it."""
+        reduced: Any = super().__reduce_ex__(protocol)
+        if isinstance(reduced, tuple) and len(reduced) > 2:
+            return (*reduced[:2], _without_ours(reduced[2]), *reduced[3:])
+        return reduced
 
     def born(self, child: Child) -> None:
         """Called in the child; not for users."""
         super().born(child)
-        if "_default" in self.__dict__:
+        if child.default_method is not None:
             from aioproc.context import set_start_method
 
-            set_start_method(self.__dict__.pop("_default"), force=True)
+            set_start_method(child.default_method, force=True)
 
     def perform(self) -> Any:
         """Called in the child; not for users."""
@@ -363,16 +368,25 @@ class SpawnProcess(Process[T]):
     _method = "spawn"
 
 
+def checked_grace(grace: float) -> float:
+    """The seconds between SIGTERM and SIGKILL; TypeError or ValueError where they are none."""
+    return seconds("grace", grace)
+
+
 def active_children() -> list[Process[Any]]:
-    """The children of this process that still run; those that ended are reaped, as in the stdlib."""
-    return [child.owner for child in process.active_children() if isinstance(child, Child)]
+    """The children of this process that still run; those that ended are reaped, as in the stdlib.
+
+    A pool's workers are the pool's, and not among them.
+    """
+    owners = [child.owner for child in process.active_children() if isinstance(child, Child)]
+    return [owner for owner in owners if isinstance(owner, Process)]
 
 
 def current_process() -> Process[Any] | process.BaseProcess:
     """The object of this process: our `Process` in a child of ours, else the stdlib's."""
     current = process.current_process()
     owner = current.owner if isinstance(current, Child) else None  # in a child, once it is unpickled
-    return current if owner is None else owner
+    return owner if isinstance(owner, Process) else current
 
 
 def _check_arguments(group: object, target: object, name: object, stdin: object) -> None:
@@ -390,6 +404,22 @@ def _close_childs_copies(child: Child) -> None:
         if handle is not None:
             handle.close()
     child.work = None
+
+
+def _without_ours(state: Any) -> Any:
+    """A state, which may be a pair with that of the slots, without the attributes that stay here."""
+    if isinstance(state, tuple) and len(state) == 2:
+        return _without_ours(state[0]), state[1]
+    if not isinstance(state, dict):
+        return state
+    return {key: value for key, value in state.items() if key not in _STAY}
+
+
+_STAY: Final = {"_Attributes__child", "_ending", "_starting"}
+
+
+def _nothing() -> None:
+    """What follows a wait that had to be finished."""
 
 
 def _default_method() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import signal
@@ -12,7 +13,8 @@ from collections import deque
 from collections.abc import AsyncIterator
 from itertools import chain
 from multiprocessing import util
-from typing import Any, NoReturn
+from types import ModuleType
+from typing import Any, NoReturn, cast
 
 import anyio
 
@@ -299,3 +301,43 @@ async def async_with_forks() -> list[Any]:
     for _ in range(5):  # in which the loop would hear of a signal to one of them
         await anyio.lowlevel.checkpoint()
     return ended
+
+
+class WithGuard(Process[int]):
+    """Cannot be pickled as it is, and says so in the way that Python's documentation shows."""
+
+    __slots__ = ("a",)
+
+    def __init__(self, a: int) -> None:
+        super().__init__()
+        self.a = a
+        self.guard = threading.Lock()
+
+    def __getstate__(self) -> Any:
+        state, slots = cast("tuple[dict[str, Any], dict[str, Any]]", super().__getstate__())
+        return {name: value for name, value in state.items() if name != "guard"}, slots
+
+    def run(self) -> int:
+        return self.a
+
+
+def raise_what_only_this_process_knows() -> NoReturn:
+    module = ModuleType("only_here")
+    sys.modules["only_here"] = module
+    exec("class OnlyHere(Exception): pass", vars(module))
+    raise module.OnlyHere("the real reason")
+
+
+def leave_a_child(to: Handle) -> None:
+    """Waits beside a child of its own, which goes on until it is killed."""
+    child = multiprocessing.get_context("fork").Process(target=signal.pause)
+    child.start()
+    tell(to, str(child.pid))
+    plain_wait(to)
+
+
+async def leave_a_child_async(to: Handle) -> None:
+    child = multiprocessing.get_context("fork").Process(target=signal.pause)
+    child.start()
+    tell(to, str(child.pid))
+    await async_wait(to)
