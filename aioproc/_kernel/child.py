@@ -19,7 +19,7 @@ from aioproc._kernel.channel import Channel
 from aioproc._kernel.handle import Handle
 from aioproc._kernel.lifeline import die_with
 from aioproc._kernel.outcome import described, raised, returned
-from aioproc._kernel.parcel import Packed, pickled, unpack
+from aioproc._kernel.parcel import Packed, main_shared, pickled, unpack
 from aioproc._kernel.unshared import handle_only_here, keep_here
 from aioproc._kernel.waiting import found_in
 
@@ -70,6 +70,7 @@ class Child(process.BaseProcess):
         quiet: Whether the child prints no exception, because somebody waits for it at home.
         deaf: Whether signals wait until its owner is born, which then calls `listen_to_signals`.
         default_method: How processes are started there where nothing else is said; None for the usual way.
+        forked: In the child: whether it is a copy of its parent.
         ended_by: In the child: the signal that unwound it, by which it then dies.
     """
 
@@ -85,6 +86,7 @@ class Child(process.BaseProcess):
         self.quiet = False
         self.deaf = False
         self.default_method: str | None = None
+        self.forked = False
         self.main: dict[str, Any] = {}
         self.home: Channel | None = None
         self.lifeline: Handle | None = None
@@ -126,7 +128,8 @@ class Child(process.BaseProcess):
             outcome = self._outcome()
             _die_by_signals()  # nothing is left to unwind
         except (Unwinding, KeyboardInterrupt) as stopped:
-            self.ended_by = signal.SIGTERM if isinstance(stopped, Unwinding) else signal.SIGINT
+            terminated = isinstance(stopped, Unwinding) or _through_trio
+            self.ended_by = signal.SIGTERM if terminated else signal.SIGINT
             for number in SIGNALS_THAT_UNWIND:  # a further one does not disturb what happens at exit
                 signal.signal(number, signal.SIG_IGN)
             _leave_children()
@@ -142,14 +145,17 @@ class Child(process.BaseProcess):
 
     def _outcome(self) -> Packed | BaseException:
         try:
-            return returned(self._performed(self._unpacked()))
+            value = self._performed(self._unpacked())
+            with main_shared(self.forked):
+                return returned(value)
         except (Unwinding, KeyboardInterrupt):
             raise
         except BaseException as error:
             return error
 
     def _fail(self, home: Channel, error: BaseException) -> NoReturn:
-        delivered = _delivered(home, raised(error))
+        with main_shared(self.forked):
+            delivered = _delivered(home, raised(error))
         if not (self.quiet and delivered):
             sys.stderr.write(f"Process {self.name}:\n{described(error)}")
         raise SystemExit(1)
@@ -236,7 +242,26 @@ def _unwind(number: int, frame: FrameType | None) -> None:
     if not _unwinds_already():
         # It may come when the target has made its coroutine and nothing awaits it yet.
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-        raise Unwinding(128 + number)
+        if not _left_to_trio(frame):
+            raise Unwinding(128 + number)
+
+
+_through_trio = False  # it has unwound the target, by a KeyboardInterrupt
+
+
+def _left_to_trio(frame: FrameType | None) -> bool:
+    """Where a plain target runs trio itself: have that unwind its tasks, as at a SIGINT.
+
+    What is raised in its scheduler would leave them as they are. Source: trio/_core/_ki.py.
+    """
+    global _through_trio
+    handler: Any = signal.getsignal(signal.SIGINT)
+    if getattr(handler, "__module__", None) != "trio._core._ki":
+        return False
+    if not _through_trio:
+        _through_trio = True
+        handler(signal.SIGINT, frame)
+    return True
 
 
 def _unwinds_already() -> bool:

@@ -145,6 +145,7 @@ def _be_the_child(child: Child, parent_sentinel: int) -> None:
     try:
         atexit._clear()
         atexit.register(_util._exit_function)
+        child.forked = True
         code = child._bootstrap(parent_sentinel)
     finally:
         atexit._run_exitfuncs()

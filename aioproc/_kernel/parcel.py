@@ -13,7 +13,8 @@ import reprlib
 import socket
 import sys
 from collections import ChainMap
-from collections.abc import Callable, MutableSequence, Sequence
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from contextlib import contextmanager
 from functools import cache
 from multiprocessing.reduction import ForkingPickler
 from pickle import dumps
@@ -91,7 +92,7 @@ def pickled(obj: object) -> bytes:
     pickler.dispatch_table = _Tables.plain
     try:
         pickler.dump(obj)
-        if _Tables.main_is_out_of_reach:
+        if _Tables.main_is_out_of_reach and not _Tables.main_is_shared:
             _check_reach([file.getvalue()])
     except (pickle.PicklingError, AttributeError, TypeError) as failure:
         return _by_value(obj, None, failure)
@@ -164,7 +165,7 @@ class _Writer:
         packed: Packed
         try:
             self._dump(obj)
-            if _Tables.main_is_out_of_reach:
+            if _Tables.main_is_out_of_reach and not _Tables.main_is_shared:
                 _check_reach(self._pieces)
         except (pickle.PicklingError, AttributeError, TypeError) as failure:
             return _parcel_by_value(obj, failure)  # and this writer is dropped: its pickle is half written
@@ -259,6 +260,19 @@ def _by_value(
     return file.getvalue()
 
 
+@contextmanager
+def main_shared(shared: bool) -> Iterator[None]:
+    """While inside, what is pickled goes, if ``shared``, to the process of which this one is a copy.
+
+    What it names in its main module, however out of reach for others, is the same there.
+    """
+    before, _Tables.main_is_shared = _Tables.main_is_shared, shared
+    try:
+        yield
+    finally:
+        _Tables.main_is_shared = before
+
+
 def _check_reach(pieces: Sequence[bytes]) -> None:
     """PicklingError for names of a main module that no child can import: a notebook's, or ``python -c``."""
     if any(b"__main__" in piece for piece in pieces if _is_frame(piece)) and _names_main(b"".join(pieces)):
@@ -295,6 +309,7 @@ class _Tables:
 
     known = -1
     main_is_out_of_reach = False
+    main_is_shared = False  # with who will read what is pickled now
     plain: dict[type, Any]
     message: dict[type, Any]  # the stdlib's sockets and connections go along as descriptors
 

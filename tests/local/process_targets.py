@@ -341,3 +341,10 @@ async def leave_a_child_async(to: Handle) -> None:
     child.start()
     tell(to, str(child.pid))
     await async_wait(to)
+
+
+def run_trio(to: Handle) -> None:
+    """As `async_wait`, in a loop that the target makes itself."""
+    import trio
+
+    trio.run(async_wait, to)

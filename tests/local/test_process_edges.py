@@ -97,6 +97,18 @@ def test_a_block_cancelled_again_and_again(times: int) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.anyio
+async def test_a_target_that_runs_trio_itself(ctx: Context, words: Words) -> None:
+    """SIGTERM unwinds its tasks, as it does with asyncio."""
+    process = ctx.Process(target=targets.run_trio, args=(words.to,))
+    await process.start()
+    assert await words.next() == "ready"
+    process.terminate()
+    assert await words.next() == "finally"
+    await process.join()
+    assert process.exitcode == -signal.SIGTERM
+
+
 # Results
 
 
@@ -131,6 +143,32 @@ aioproc.run(main)
 def test_text_that_names_the_main_module() -> None:
     """Only what is looked up in a main module that no child can import is refused, not its name in a text."""
     assert printed("-c", TEXT_WITHOUT_CLOUDPICKLE) == "package/__main__.py\nPicklingError\nPicklingError\n"
+
+
+CLASSES_OF_MAIN = """
+import aioproc
+class Box: pass
+class MyError(Exception): pass
+def give():
+    return Box()
+def fail():
+    raise MyError("no")
+async def main():
+    for method in ("fork", "forkserver"):
+        context = aioproc.get_context(method)
+        print(isinstance(await context.Process(target=give), Box))
+        try:
+            await context.Process(target=fail)
+        except MyError as error:
+            print(error)
+aioproc.run(main)
+"""
+
+
+def test_classes_of_a_main_module_that_nobody_can_import() -> None:
+    """What comes home is of the same class, as between processes that share the main module otherwise."""
+    pytest.importorskip("cloudpickle")
+    assert printed("-c", CLASSES_OF_MAIN) == "True\nno\n" * 2
 
 
 # Objects
