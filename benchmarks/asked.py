@@ -84,3 +84,9 @@ ASKED: Final = (
     Asked("a call with 8 MB", "pool.large", "anyio.to_process", least=1),
     Asked("a map over 100,000 items", "pool.map", "multiprocessing.Pool, blocking", least=1),
 )
+
+
+def contenders(*keys: str) -> set[str]:
+    """Who takes part in the ratios of these measurements."""
+    found = {name for one in ASKED if one.key in keys for name in (one.of, one.by, one.limit)}
+    return {name for name in found if name is not None}

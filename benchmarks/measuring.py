@@ -50,4 +50,6 @@ def table(times: Times, reference: str, scale: float = 1e3, unit: str = "ms") ->
         figures = (statistics.median(taken), min(taken), max(taken))
         columns = " ".join(f"{scale * figure:9.2f}" for figure in figures)
         lines.append(f"{name:{width}}  {columns}  {ratio(times, name, reference):6.2f}")
-    return "\n".join([*lines, f"({unit}, {len(times[reference])} runs each, taking turns)"])
+    most, least = max(map(len, times.values())), min(map(len, times.values()))
+    runs = f"{least}" if least == most else f"{least} to {most}"
+    return "\n".join([*lines, f"({unit}, {runs} runs each, taking turns)"])

@@ -15,6 +15,7 @@ import anyio
 
 import aioproc
 from benchmarks import as_part, loops
+from benchmarks.asked import contenders
 from benchmarks.pool_peers import BLOCKING, FORKSERVER, TRIO, Pool, peers
 from benchmarks.record import Record, Sample
 
@@ -155,6 +156,7 @@ def calls(record: Record) -> None:
     """Two workers: in series, and at once.
 
     In many short turns: each is quick or slow as a whole, by which processors the workers happen to run on.
+    Those of whom a ratio is asked take most of them.
     """
     record.measurement("pool.trip", "A small call and its result, one after another", "us a call")
     record.measurement("pool.rate", f"Small calls, {AT_ONCE:,} at once", "us a call")
@@ -166,9 +168,10 @@ def calls(record: Record) -> None:
             ("pool.rate", None): await at_once(pool, small, 1, 10 * FEW if few else AT_ONCE),
         }
 
-    record.take_turns(
-        {name: partial(with_pool, make, WORKERS, work) for name, make in peers(record).items()}, 11
-    )
+    runs = {name: partial(with_pool, make, WORKERS, work) for name, make in peers(record).items()}
+    record.take_turns(runs, 5)
+    compared = contenders("pool.trip", "pool.rate")
+    record.take_turns({name: run for name, run in runs.items() if name in compared}, 20)
     record.show("pool.trip")
     record.show("pool.rate")
 

@@ -42,14 +42,14 @@ def measure(record: Record) -> None:
 def small(record: Record, all_peers: dict[str, Peer]) -> None:
     """Small items from one process to another."""
     record.measurement("queue.small", "Small items, one producer, one consumer", "us an item")
-    count = 5000 if record.quick else 50_000
+    count = 5000 if record.quick else 25_000
     record.take(
         "queue.small",
         {
             name: partial(throughput, peer, ITEM, count // 20 if peer.slow else count)
             for name, peer in all_peers.items()
         },
-        5,
+        11,
     )
 
 
