@@ -317,8 +317,8 @@ async def test_a_thread_keeps_nothing_of_its_work(monkeypatch: pytest.MonkeyPatc
     """What a thread has worked on is freed with its owner, also before the thread forgets what it ran."""
     real, remembered = anyio.to_thread.run_sync, []
 
-    async def remembering(run: Callable[[], object]) -> None:
-        remembered.append((run, await real(run)))
+    async def remembering(run: Callable[[], object], **options: Any) -> None:
+        remembered.append((run, await real(run, **options)))
 
     monkeypatch.setattr(anyio.to_thread, "run_sync", remembering)
     work = {"large"}
