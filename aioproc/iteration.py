@@ -217,14 +217,15 @@ class Results(_Iteration[T]):
         """Read no more of the input, and have it closed."""
         if self._feeding is not None:
             self._feeding()
+            self._feeding = _nothing  # once: afterwards it is being closed
         if self._input is not None and not self._fed:  # else who reads it closes it
-            self._fed = True
-            self._feeding = self._loop.spawn(
-                partial(_close, _told_by(self), self._input), f"close the input of {self._name}"
-            )
+            self._fed, self._feeding = True, _nothing
+            self._loop.spawn(partial(_close, _told_by(self), self._input), f"close the input of {self._name}")
 
-    def _begins(self) -> None:
-        self._fed = True
+    def _is_late(self) -> bool:
+        """Said by who reads the input, first: whether it is being closed already."""
+        late, self._fed = self._fed, True
+        return late
 
     def _leave(self) -> None:
         self._exhausted = True
@@ -250,6 +251,10 @@ class Results(_Iteration[T]):
         return f"<Results of {self._name}: {len(self._pending)} on their way>"
 
 
+def _nothing() -> None:
+    """What stops that which has been stopped."""
+
+
 Tell = Callable[..., Any]  # calls a method of the results, if their consumer still has them
 
 
@@ -265,7 +270,8 @@ def _told_by(results: Results[Any]) -> Tell:
 
 async def _feed(tell: Tell, books: Books, source: AsyncIterator[Any], chunksize: int, name: str) -> None:
     """Read a slow input for results, which only their consumer keeps alive."""
-    tell(Results._begins)
+    if tell(Results._is_late):
+        return
     chunk: list[Any] = []
     try:
         while True:

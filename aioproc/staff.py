@@ -161,19 +161,14 @@ class Staff:
         station.close()
         if not self.closed and self.broken is None:
             self.restarts += 1
-            if self._crashes < CRASHES_ON_START or not self._some_work():
-                self.fill()
+            self.fill()
         self._owner.left()
-
-    def _some_work(self) -> bool:
-        """Whether the others go on, so that the next call is early enough to try again."""
-        return any(station.ready and not station.retired for station in self.stations)
 
     def _judge_start(self, station: Station, code: int) -> None:
         if station.ready or station.died_on_purpose or self.closed or self.broken is not None:
             return
         self._crashes += 1
-        if self._crashes >= CRASHES_ON_START and not self._some_work():
+        if self._crashes >= CRASHES_ON_START:
             reason = _last_word(station)
             failure = WorkerDied(
                 f"{self._crashes} workers in a row died before they could work, the last: {ending(code)}"

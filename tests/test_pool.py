@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 import sniffio
 
@@ -360,9 +361,39 @@ async def test_input_that_was_begun_and_not_read(end: str) -> None:
         source = lines()
         assert await anext(source) == 0
         results = pool.imap(tasks.square, source)
-        await results.aclose() if end == "aclose" else pool.terminate()
+        for _ in range(2):
+            await results.aclose() if end == "aclose" else pool.terminate()
         with anyio.fail_after(10):
             await closed.wait()
+
+
+async def test_input_left_before_it_is_read() -> None:
+    """It is closed once, and not while somebody reads it."""
+    closed = anyio.Event()
+
+    async def lines() -> AsyncIterator[int]:
+        try:
+            for number in range(10):
+                yield number
+                await anyio.lowlevel.checkpoint()
+        finally:
+            closed.set()
+
+    async with AsyncPool(1) as pool:
+        for turns in range(6):
+            closed, source = anyio.Event(), lines()
+            await anext(source)
+            results = pool.imap(tasks.square, source)
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await anext(results)
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+            await results.aclose()
+            with anyio.fail_after(10):
+                await closed.wait()
+            with pytest.raises(StopAsyncIteration):
+                await anext(results)
 
 
 async def test_threads_that_the_program_needs_itself() -> None:

@@ -26,10 +26,8 @@ import sniffio
 
 import aioproc
 from aioproc import AsyncPool, AsyncResult, RemoteError, WorkerDied
-from aioproc.staff import CRASHES_ON_START
 from tests import tasks
 from tests.local import process_targets
-from tests.shared import Wire
 
 pytestmark = pytest.mark.anyio
 
@@ -572,31 +570,6 @@ async def test_workers_that_crash_on_start(initializer: Any) -> None:
             await pool.apply(tasks.square, (1,))
         with pytest.raises(WorkerDied):
             await pool.map(tasks.square, [1, 2])
-
-
-async def test_workers_that_crash_on_start_beside_one_that_works(tmp_path: Path) -> None:
-    """The call of a healthy worker goes on; the next call tries again."""
-    mark, wire = tmp_path / "mark", Wire()
-    async with AsyncPool(2, tasks.die_if_there_is, (str(mark),)) as pool:
-        while len([worker for worker in pool.stats().workers if worker.state == "idle"]) < 2:
-            await pool.apply(tasks.square, (2,))
-        healthy = pool.submit(wire.hear)
-        while not healthy.started:
-            await anyio.lowlevel.checkpoint()
-        mark.touch()
-        (idle,) = {worker.pid for worker in pool.stats().workers} - {healthy.pid}
-        assert idle is not None
-        assert healthy.pid is not None
-        os.kill(idle, signal.SIGKILL)
-        with anyio.fail_after(30):
-            while pool.stats().restarts < CRASHES_ON_START + 1:
-                await anyio.sleep(0.01)
-        wire.say("done")
-        assert await healthy == "done"
-        mark.unlink()
-        os.kill(healthy.pid, signal.SIGKILL)
-        with anyio.fail_after(30):
-            assert await pool.apply(tasks.square, (3,)) == 9
 
 
 SOMEBODY_CANCELS: dict[str, tuple[str, Callable[[AsyncPool], AsyncResult[Any]]]] = {

@@ -128,7 +128,7 @@ class Child(process.BaseProcess):
             outcome = self._outcome()
             _die_by_signals()  # nothing is left to unwind
         except (Unwinding, KeyboardInterrupt) as stopped:
-            terminated = isinstance(stopped, Unwinding) or _through_trio
+            terminated = isinstance(stopped, Unwinding) or _told_trio is not None
             self.ended_by = signal.SIGTERM if terminated else signal.SIGINT
             for number in SIGNALS_THAT_UNWIND:  # a further one does not disturb what happens at exit
                 signal.signal(number, signal.SIG_IGN)
@@ -150,6 +150,10 @@ class Child(process.BaseProcess):
                 return returned(value)
         except (Unwinding, KeyboardInterrupt):
             raise
+        except BaseExceptionGroup as group:
+            if group.subgroup(KeyboardInterrupt) is not None:  # it came to a nursery
+                raise KeyboardInterrupt from None
+            return group
         except BaseException as error:
             return error
 
@@ -246,7 +250,9 @@ def _unwind(number: int, frame: FrameType | None) -> None:
             raise Unwinding(128 + number)
 
 
-_through_trio = False  # it has unwound the target, by a KeyboardInterrupt
+_told_trio: Any = (
+    None  # what handles a SIGINT in the run of trio that was told to unwind, by a KeyboardInterrupt
+)
 
 
 def _left_to_trio(frame: FrameType | None) -> bool:
@@ -254,12 +260,12 @@ def _left_to_trio(frame: FrameType | None) -> bool:
 
     What is raised in its scheduler would leave them as they are. Source: trio/_core/_ki.py.
     """
-    global _through_trio
+    global _told_trio
     handler: Any = signal.getsignal(signal.SIGINT)
     if getattr(handler, "__module__", None) != "trio._core._ki":
         return False
-    if not _through_trio:
-        _through_trio = True
+    if handler is not _told_trio:
+        _told_trio = handler
         handler(signal.SIGINT, frame)
     return True
 
@@ -342,7 +348,9 @@ def _in_a_loop(work: Awaitable[Any], loop: tuple[str, dict[str, Any]]) -> Any:
     import anyio
 
     answer = _Answer()
-    heard = [number for number in SIGNALS_THAT_UNWIND if signal.getsignal(number) is not signal.SIG_IGN]
+    heard = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        heard.append(signal.SIGINT)
     for number in heard:
         handle_only_here(number, answer.note)  # what comes before the loop listens, and after
     backend, options = loop

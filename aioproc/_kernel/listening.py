@@ -74,6 +74,5 @@ class Listening(Private):
         self._free.close()
         with no_fork:
             self._rights.users.discard(self)
-            if self._rights.users:
-                return
-        self._rights.close()
+            if not self._rights.users:
+                self._rights.close()

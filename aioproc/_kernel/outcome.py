@@ -49,7 +49,7 @@ def _reopened(itself: bytes | None, words: str) -> BaseException:
     if itself is not None:
         try:
             error = pickle.loads(itself)
-            if isinstance(error, BaseException):
+            if isinstance(error, Exception):
                 return error
         except Exception:  # a module that only the other process could import
             pass

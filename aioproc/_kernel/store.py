@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import weakref
+from bisect import insort
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from operator import itemgetter
 from typing import Any, Final
 
@@ -364,16 +366,17 @@ class Store(Intake):
             self._at_end = Finalize(None, _put_back, (weakref.ref(self),), exitpriority=11)
 
     def _put_back(self) -> None:
-        """Put what came back to the end of the queue, for others; not what has no place there."""
+        """Put what came back to the end of the queue, for others.
+
+        Only what goes there at once, and counts for nothing: who took it never put anything that it would
+        have to wait for. The rest is lost.
+        """
         if self._at_end is not None:
             self._at_end.cancel()
-        for _ in range(0 if self.closed else self.kept):
-            try:
-                self.put(pack(self.open(self.take())), False)
-                if self.tasks is not None:
-                    self.tasks.done()  # as a task it is another one now
-            except Exception:  # it cannot be opened, or nobody is there to have it: it is lost
-                pass
+        self._returned = deque(one for one in self._returned if one[2] is None)
+        with suppress(Exception):
+            while self.is_plain and self.kept and not self.backlog.kept:
+                self.writer.send(pack(self.open(self.take())))
 
     def _close_rest(self) -> None:
         self.backlog.leave(self)
@@ -406,14 +409,21 @@ class Store(Intake):
         """Leave what came back to another object of this process, if there is one."""
         for other in self.backlog.users:
             if other is not self and not other.closed:
-                other._inherit(self._returned, self.reader)
-                self._returned = deque()
+                returned, self._returned = self._returned, deque()
+                other._inherit(returned, self.reader)
                 return True
         return False
 
+    def drop(self) -> None:
+        """In a forked child: nothing came back to this process yet."""
+        super().drop()
+        self._at_end = None
+
     def _inherit(self, returned: deque[Returned], reader: Channel) -> None:
-        self._returned = deque(sorted([*self._returned, *returned], key=itemgetter(0)))
+        for one in returned:
+            insort(self._returned, one, key=itemgetter(0))
         self.is_odd = self.is_odd or bool(returned)
+        self.came_back()
         self.reader.inherit(reader)
 
 

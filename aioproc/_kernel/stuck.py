@@ -65,7 +65,7 @@ class Watch:
     def _judge(self, pid: int) -> None:
         del self._stops[pid]
         work = partial(_break_if_stuck, pid, self._executor)
-        self._spawn(partial(run_in_thread, work, "executors"), "look after an executor")
+        self._spawn(partial(run_in_thread, work, "stuck executors"), "look after an executor")
 
     def stop(self) -> None:
         """Watch no more."""

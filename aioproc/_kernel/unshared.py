@@ -21,16 +21,15 @@ _forking = threading.local()
 
 def handle_only_here(number: int, handler: Callable[[int, FrameType | None], object]) -> None:
     """Handle a signal; in a forked child it does again what it does in a new program."""
+    if not _ours:  # else this process, or the one that it was forked from, has done it
+        os.register_at_fork(before=_hold_back, after_in_parent=_let_come, after_in_child=_unhandle)
+    _ours[number] = handler
     signal.signal(number, handler)
-    keep_here(number)
 
 
 def keep_here(*numbers: int) -> None:
-    """The same for signals that are handled already, by whatever handles them now."""
-    if not _ours:  # else this process, or the one that it was forked from, has done it
-        os.register_at_fork(before=_hold_back, after_in_parent=_let_come, after_in_child=_unhandle)
-    for number in numbers:
-        _ours[number] = signal.getsignal(number)
+    """The same for signals of this process that something else handles now, as a loop does."""
+    _ours.update({number: signal.getsignal(number) for number in numbers})
 
 
 def _hold_back() -> None:

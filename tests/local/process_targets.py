@@ -348,3 +348,13 @@ def run_trio(to: Handle) -> None:
     import trio
 
     trio.run(async_wait, to)
+
+
+def run_a_nursery(to: Handle) -> None:
+    import trio
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(async_wait, to)
+
+    trio.run(main)

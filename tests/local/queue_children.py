@@ -272,9 +272,11 @@ def say_done(queue: Any) -> None:
     queue.task_done()
 
 
-def take_and_give_back(queue: Any, close: bool) -> None:
+def take_and_give_back(queue: Any, close: bool, way: Any = None) -> None:
     """As a get does that is cancelled while a thread opens what it took; then end, or close it first."""
     queue._store.give_back(queue.get())
+    if way is not None:
+        way.get()
     if close:
         queue.close()
 

@@ -98,15 +98,17 @@ def test_a_block_cancelled_again_and_again(times: int) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_target_that_runs_trio_itself(ctx: Context, words: Words) -> None:
-    """SIGTERM unwinds its tasks, as it does with asyncio."""
-    process = ctx.Process(target=targets.run_trio, args=(words.to,))
-    await process.start()
-    assert await words.next() == "ready"
-    process.terminate()
-    assert await words.next() == "finally"
-    await process.join()
-    assert process.exitcode == -signal.SIGTERM
+@pytest.mark.parametrize("target", [targets.run_trio, targets.run_a_nursery])
+async def test_a_target_that_runs_trio_itself(ctx: Context, target: Any, words: Words) -> None:
+    """SIGTERM and SIGINT unwind its tasks, as with asyncio."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = ctx.Process(target=target, args=(words.to,))
+        await process.start()
+        assert await words.next() == "ready"
+        process.terminate() if number == signal.SIGTERM else process.interrupt()
+        assert await words.next() == "finally"
+        await process.join()
+        assert process.exitcode == -number
 
 
 # Results

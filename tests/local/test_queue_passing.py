@@ -104,18 +104,32 @@ async def test_what_came_back_is_there_when_the_queue_comes_again() -> None:
     assert await queue.get() == "second"
 
 
-@pytest.mark.parametrize("kind", [Queue, JoinableQueue])
 @pytest.mark.parametrize("end", ["return", "close"])
-async def test_what_came_back_and_its_process_ends(kind: Any, end: str) -> None:
+async def test_what_came_back_and_its_process_ends(end: str) -> None:
     """An item that a cancelled get gave back goes to the end of the queue then; it is nobody's loss."""
-    queue = kind()
+    queue = Queue[Any]()
     await queue.put_many([b"x" * 200_000, "second"])
     await aioproc.Process(target=children.take_and_give_back, args=(queue.sync, end == "close"))
     assert await queue.get_many(3) == ["second", b"x" * 200_000]
-    if kind is JoinableQueue:
-        queue.task_done()
-        queue.task_done()
-        await queue.join()
+
+
+@pytest.mark.parametrize("end", ["return", "close"])
+async def test_what_came_back_and_the_queue_is_full(end: str) -> None:
+    """A process that has only taken waits for nobody at its end."""
+    queue, way = Queue[Any](), Queue[None]()
+    await queue.put(b"x" * 200_000)
+    args = (queue.sync, end == "close", way.sync)
+    async with aioproc.Process(target=children.take_and_give_back, args=args) as process:
+        while queue.qsize():
+            await anyio.sleep(0.001)
+        while not queue._store.backlog.kept:
+            await queue.put(b"x" * 10_000)
+        await way.put(None)
+        with anyio.fail_after(30):
+            await process.join()
+        assert process.exitcode == 0
+        for _ in range(queue.qsize()):
+            await queue.get()
 
 
 async def test_what_came_back_and_the_object_is_closed() -> None:
