@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -43,6 +44,7 @@ NEVER_BLOCKING = {  # every socket call there has MSG_DONTWAIT, which blockbuste
     "_kernel/round.py": {"_packet", "verdict", "give", "arrive", "break_"},
 }
 
+CROSSED = {"test_process.py", "test_process_edges.py", "test_launch.py"}
 DESCRIPTORS = 20_000  # what the tests of many need; a shell's limit is often 1024, which it may raise
 
 _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -63,6 +65,16 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 def start_method(request: pytest.FixtureRequest) -> str:
     """How a test's children are started."""
     return str(request.param)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Processes: each loop with the fork server, each start method with asyncio; the rest is slow."""
+    for item in items:
+        params = getattr(item, "callspec", SimpleNamespace(params={})).params
+        loop, method = params.get("anyio_backend"), params.get("start_method")
+        if item.path.name in CROSSED and loop in ("uvloop", "trio") and method in ("fork", "spawn"):
+            item.add_marker("slow")
 
 
 @pytest.fixture
