@@ -8,12 +8,13 @@ from concurrent.futures import CancelledError
 from functools import partial
 from itertools import islice
 from typing import Any, Generic, Self, TypeVar
-from weakref import WeakMethod, ref
+from weakref import ref
 
 import anyio
 
 from aioproc._kernel.background import Audience, Stop, Ticket
 from aioproc._kernel.waiting import shielded
+from aioproc._kernel.weakly import weakly
 from aioproc._kernel.wire import STREAM_AHEAD
 from aioproc.engine import Books
 from aioproc.orders import Item
@@ -89,7 +90,7 @@ class Results(_Iteration[T]):
         self._failure: BaseException | None = None
         self._exhausted = False
         self._chunks: Iterator[list[Any]] | None = None
-        self._told = _weakly(self._one_ended)  # a consumer that leaves an `async for` just forgets us
+        self._told = weakly(self._one_ended)  # a consumer that leaves an `async for` just forgets us
         self._input: AsyncIterator[Any] | None = None
         self._wants: Ticket | None = None
         if isinstance(source, AsyncIterable):
@@ -345,7 +346,7 @@ class Stream(_Iteration[T]):
 
     def _begun(self) -> AsyncResult[Any]:
         if self._result is None:  # while one consumer waited for room, another may have begun it
-            self._result = self._take_on(_weakly(self._came), _weakly(self._tell))
+            self._result = self._take_on(weakly(self._came), weakly(self._tell))
         return self._result
 
     def _came(self, value: Any, failure: BaseException | None) -> None:
@@ -386,15 +387,3 @@ def _let_go(result: AsyncResult[Any]) -> None:
 def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
     while chunk := list(islice(items, size)):
         yield chunk
-
-
-def _weakly(method: Callable[..., object]) -> Callable[..., None]:
-    """The method, but without keeping its object alive."""
-    reference = WeakMethod(method)
-
-    def call(*args: Any) -> None:
-        found = reference()
-        if found is not None:
-            found(*args)
-
-    return call

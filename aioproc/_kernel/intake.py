@@ -94,9 +94,13 @@ class Intake(Private):
         Args:
             turn: When it was taken, if not just now; see `next_turn`.
         """
-        insort(self._returned, (next_turn() if turn is None else turn, item, failure), key=itemgetter(0))
-        self.is_odd = True
+        self.put_in((next_turn() if turn is None else turn, item, failure))
         self.came_back()
+
+    def put_in(self, returned: Returned) -> None:
+        """Have it handed out in its turn."""
+        insort(self._returned, returned, key=itemgetter(0))
+        self.is_odd = True
 
     def came_back(self) -> None:
         """Called when there is something that was taken and not handed out."""

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import weakref
-from bisect import insort
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from operator import itemgetter
 from typing import Any, Final
 
 from aioproc._kernel import channel as packets
@@ -25,6 +22,7 @@ from aioproc._kernel.parcel import Packed, pack
 from aioproc._kernel.tasks import Tasks
 from aioproc._kernel.waiting import Right
 from aioproc._kernel.watch import hung_up, readable
+from aioproc._kernel.weakly import weakly
 
 RIGHTS_TO_PUT: Final = 2  # each put rings those who listen for places once more
 IN_A_ROW: Final = 3  # after so many that went well, the next is tried without a look first
@@ -363,7 +361,7 @@ class Store(Intake):
         if self._at_end is None:
             from multiprocessing.util import Finalize
 
-            self._at_end = Finalize(None, _put_back, (weakref.ref(self),), exitpriority=11)
+            self._at_end = Finalize(None, weakly(self._put_back), exitpriority=11)
 
     def _put_back(self) -> None:
         """Put what came back to the end of the queue, for others.
@@ -421,16 +419,9 @@ class Store(Intake):
 
     def _inherit(self, returned: deque[Returned], reader: Channel) -> None:
         for one in returned:
-            insort(self._returned, one, key=itemgetter(0))
-        self.is_odd = self.is_odd or bool(returned)
+            self.put_in(one)
         self.came_back()
         self.reader.inherit(reader)
-
-
-def _put_back(reference: weakref.ref[Store]) -> None:
-    store = reference()
-    if store is not None:
-        store._put_back()
 
 
 _left_behind: dict[tuple[int, int], tuple[deque[Returned], Channel]] = {}

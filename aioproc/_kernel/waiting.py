@@ -31,7 +31,7 @@ T = TypeVar("T")
 Event = Literal["read", "write"]
 
 MOST_SECONDS: Final = 2_000_000.0  # poll takes its milliseconds as an int
-THREADS: Final = 8  # that copy at one time: more would only fight for the memory
+THREADS: Final = 8  # for one purpose: more that copy would only fight for the memory
 BUDGET_OPERATIONS: Final = 128  # ready operations between two yields to the loop
 
 _POLL: Final[dict[Event, int]] = {"read": select.POLLIN, "write": select.POLLOUT}
@@ -451,14 +451,14 @@ def sleep_until_ready(poll: select.poll, seconds: float | None) -> None:
     poll.poll(None if seconds is None else min(seconds, MOST_SECONDS) * 1000)
 
 
-async def run_in_thread(work: Callable[[], T], purpose: str = "copies", most: int = THREADS) -> T:
+async def run_in_thread(work: Callable[[], T], purpose: str) -> T:
     """What a thread returns, one of a few that are for this purpose alone.
 
     The program may have filled anyio's usual ones with what waits for just this.
     """
     import anyio
 
-    return await anyio.to_thread.run_sync(work, limiter=limiter(purpose, most))
+    return await anyio.to_thread.run_sync(work, limiter=limiter(purpose, THREADS))
 
 
 def limiter(purpose: str, most: int) -> Any:
@@ -498,7 +498,7 @@ async def in_thread(work: Callable[[], object]) -> None:
         if failed:
             raise failed.pop()
 
-    await without_fail(lambda: run_in_thread(run), outcome)
+    await without_fail(lambda: run_in_thread(run, "copies"), outcome)
 
 
 def spawned(work: Callable[[], Coroutine[Any, Any, None]]) -> bool:

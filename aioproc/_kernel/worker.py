@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Generator, Iterator
 from types import CoroutineType, FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from aioproc._kernel.channel import Channel, Crowded
 from aioproc._kernel.child import Child, listen_to_signals
@@ -255,13 +255,9 @@ class Call:
     def ended(self, value: Any) -> Mail:
         """The message that it has ended with this value."""
         if type(value) is CoroutineType:
-            value.close()
-            raise TypeError(f"{self.func!r} returned a coroutine; give the pool the `async def` itself")
-        if self.func is run_chunk and any(type(one) is CoroutineType for one in value):
-            for one in value:
-                if type(one) is CoroutineType:
-                    one.close()
-            raise TypeError(f"{self.args[0]!r} returned a coroutine; give the pool the `async def` itself")
+            _refuse(self.func, [value])
+        if self.func is run_chunk and (coroutines := [one for one in value if type(one) is CoroutineType]):
+            _refuse(self.args[0], coroutines)
         if isinstance(value, Generator):
             raise TypeError(f"{self.func!r} is a generator: AsyncPool.stream() hands out what it yields")
         return addressed(pack(value), Kind.DONE, self.task, time.perf_counter() - self._since)
@@ -273,6 +269,12 @@ class Call:
     def stopped(self) -> Mail:
         """The message that it was cancelled, as the pool wished."""
         return signal_of(Kind.STOPPED, self.task, time.perf_counter() - self._since)
+
+
+def _refuse(func: Any, coroutines: list[CoroutineType[Any, Any, Any]]) -> NoReturn:
+    for coroutine in coroutines:
+        coroutine.close()
+    raise TypeError(f"{func!r} returned a coroutine; give the pool the `async def` itself")
 
 
 def _left_to_the_parent(number: int, frame: FrameType | None) -> None:

@@ -135,30 +135,37 @@ def test_the_value_is_taken_before_the_head_looks() -> None:
     row.check(1)
 
 
+async def started_head(semaphore: Semaphore, wire: Wire) -> Process[None]:
+    """A child that waits for the semaphore, the first in its line, and says when it has taken one."""
+    head = Process(target=children.take, args=(semaphore.sync, wire, "head"))
+    await head.start()
+    while semaphore._line.free:
+        await anyio.sleep(0.001)
+    return head
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("raised", [False, True])
 async def test_a_cancelled_head_passes_its_turn_on(anyio_backend: Any, raised: bool) -> None:
     """Whether the counter has fired for it or not, the next one gets what is released."""
     semaphore, wire = Semaphore(0), Wire()
-    work = [Process(target=children.take, args=(semaphore.sync, wire, name)) for name in ("head", "last")]
-    await work[0].start()
-    while semaphore._line.free:
-        await anyio.sleep(0.001)
+    head = await started_head(semaphore, wire)
+    last = Process(target=children.take, args=(semaphore.sync, wire, "last"))
     async with anyio.create_task_group() as group:
         group.start_soon(semaphore.acquire)
         await standing(semaphore, 1)
-        await work[1].start()
+        await last.start()
         await standing(semaphore, 2)
         semaphore.release()
         assert await wire.ahear() == "head"
-        await work[0].result()
+        await head.result()
         if raised:
             semaphore.release()
         group.cancel_scope.cancel()
     if not raised:
         semaphore.release()
     assert await wire.ahear() == "last"
-    await work[1].result()
+    await last.result()
     assert semaphore.get_value() == 0
 
 
@@ -219,10 +226,7 @@ def test_numbers_of_the_counter_do_not_pile_up() -> None:
 async def test_no_room_for_the_counter(anyio_backend: Any) -> None:
     """Where the kernel lets no more loops wait for the counter, the token wakes who becomes the head."""
     semaphore, wire = Semaphore(0), Wire()
-    head = Process(target=children.take, args=(semaphore.sync, wire, "head"))
-    await head.start()
-    while semaphore._line.free:
-        await anyio.sleep(0.001)
+    head = await started_head(semaphore, wire)
     with select.epoll() as outer, watched_often(semaphore, outer):
         async with anyio.create_task_group() as group:
             group.start_soon(semaphore.acquire)
@@ -239,10 +243,7 @@ async def test_no_room_for_the_counter(anyio_backend: Any) -> None:
 async def test_room_for_a_loop_that_comes_later(anyio_backend: Any) -> None:
     """Who gives the turn to a place that no loop watches yet takes none of the room that it needs then."""
     semaphore, wire = Semaphore(0), Wire()
-    head = Process(target=children.take, args=(semaphore.sync, wire, "head"))
-    await head.start()
-    while semaphore._line.free:
-        await anyio.sleep(0.001)
+    head = await started_head(semaphore, wire)
     with select.epoll() as outer, watched_often(semaphore, outer):
         place = semaphore._line._places.of_loop()  # its ticket stands in the line
         semaphore.release()
